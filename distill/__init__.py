@@ -1,0 +1,1 @@
+"""Frozen diffusion priors and the losses that distil them into a scene."""

@@ -1,0 +1,1 @@
+"""Cameras, meshes and the differentiable primitives that draw volumes and surfaces."""
