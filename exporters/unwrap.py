@@ -1,0 +1,62 @@
+"""A texture atlas: charts cut, flattened and packed by xatlas.
+
+UVs follow glTF: u right, v down, in [0, 1] over the whole texture. In texels the centre of the upper left one is at
+(0.5, 0.5). Every corner of a triangle has its own index into the UVs, so positions stay welded across seams.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xatlas
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from threed.renderers.mesh import Mesh
+
+
+def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
+    """UVs and their indices corner by corner; charts keep `gutter` texels apart on a square of `texture_size` texels.
+
+    Raises ValueError when the charts do not fit.
+    """
+    flat, uv_faces = _charts(mesh)
+    share = 0.7  # of the square, about the most that the packer fills
+    while share > 1e-3:
+        scale = texture_size * np.sqrt(share / _area(flat, uv_faces))
+        packed, indices, extent = _packed(flat, uv_faces, scale, gutter)
+        if extent <= texture_size:
+            uvs = torch.from_numpy(packed / texture_size).to(mesh.vertices)
+            return uvs.clamp(0, 1), torch.from_numpy(indices).to(mesh.faces)
+        share *= min((texture_size / extent) ** 2, 0.98)
+    raise ValueError(f"the charts do not fit {texture_size} texels with a gutter of {gutter}; use a larger texture")
+
+
+def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"]]:
+    vertices = mesh.vertices.detach().cpu().numpy()
+    # xatlas leaves out triangles below 1e-7 square units, so make the units small.
+    size = np.ptp(vertices, axis=0).max()
+    atlas = xatlas.Atlas()
+    atlas.add_mesh((vertices * (100 / size)).astype(np.float32), mesh.faces.cpu().numpy().astype(np.uint32))
+    atlas.generate()
+    _, indices, uvs = atlas.get_mesh(0)
+    return uvs * [atlas.width, atlas.height], indices.astype(np.int64)  # xatlas divides each axis by its own extent
+
+
+def _packed(
+    flat: Float[np.ndarray, "T 2"], uv_faces: Int[np.ndarray, "F 3"], scale: float, gutter: int
+) -> tuple[Float[np.ndarray, "S 2"], Int[np.ndarray, "F 3"], int]:
+    """The same charts at `scale` texels per unit, in texels, and the side of the square they need."""
+    atlas = xatlas.Atlas()
+    atlas.add_uv_mesh(flat.astype(np.float32), uv_faces.astype(np.uint32))
+    options = xatlas.PackOptions()
+    options.padding = gutter
+    options.texels_per_unit = scale
+    atlas.generate(pack_options=options)
+    _, indices, uvs = atlas.get_mesh(0)
+    return uvs * [atlas.width, atlas.height], indices.astype(np.int64), max(atlas.width, atlas.height)
+
+
+def _area(uvs: Float[np.ndarray, "T 2"], uv_faces: Int[np.ndarray, "F 3"]) -> float:
+    a, b, c = np.moveaxis(uvs[uv_faces], 1, 0)
+    return float(np.abs(np.linalg.det(np.stack([b - a, c - a], axis=-1))).sum() / 2)
