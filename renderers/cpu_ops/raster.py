@@ -1,0 +1,190 @@
+"""Triangles to pixels with numba: every thread owns bands of rows, so no two write the same pixel.
+
+Snapping, the edge rule, depth ties and barycentrics are those of `torch_ops.raster`, whose faces these equal exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numba import prange
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+from threed.renderers.cpu_ops.launch import kernel, launch
+from threed.renderers.torch_ops.raster import SUBPIXEL, Fragments, screen_triangles
+
+BAND = 8  # rows
+
+
+@torch.no_grad()
+def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: int, width: int) -> Fragments:
+    """The nearest triangle at every pixel."""
+    face = torch.full((len(clip), height, width), -1, dtype=torch.int32)
+    barycentric = clip.new_zeros(len(clip), height, width, 2)
+    depth = clip.new_ones(len(clip), height, width)
+    corners = faces.long()
+    for b, view in enumerate(clip.double()):
+        screen = screen_triangles(view, corners, height, width)
+        launch(_rasterize, *screen, view, corners, face[b], barycentric[b], depth[b])
+    return Fragments(face, barycentric, depth)
+
+
+def interpolate(
+    attribute: Float[Tensor, "V C"] | Float[Tensor, "B V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B H W C"]:
+    """Vertex attributes at the pixels, 0 where there is no surface; differentiable to them and the barycentrics."""
+    attribute = attribute.expand(len(fragments.face), -1, -1)
+    return _Interpolate.apply(attribute, fragments.barycentric, fragments.face, faces.long())
+
+
+def texture(
+    image: Float[Tensor, "Ht Wt C"], uv: Float[Tensor, "*P 2"], wrap: Literal["clamp", "repeat"] = "clamp"
+) -> Float[Tensor, "*P C"]:
+    """Bilinear look-up; u runs right and v down, texel centres lie at +0.5."""
+    channels = image.movedim(-1, 0)[None]
+    if wrap == "repeat":
+        channels = functional.pad(channels, (1, 1, 1, 1), mode="circular")
+        size = uv.new_tensor([image.shape[1], image.shape[0]])
+        uv = (uv.remainder(1) * size + 1) / (size + 2)
+    grid = uv.reshape(1, 1, -1, 2) * 2 - 1
+    colour = functional.grid_sample(channels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return colour[0, :, 0].T.reshape(*uv.shape[:-1], -1)
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, attribute: Tensor, barycentric: Tensor, face: Tensor, faces: Tensor) -> Tensor:
+        out = attribute.new_empty(*face.shape, attribute.shape[-1])
+        launch(_interpolate, attribute, barycentric, face, faces, out)
+        ctx.save_for_backward(attribute, barycentric, face, faces)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        attribute, barycentric, *_ = ctx.saved_tensors
+        to_attribute = torch.zeros_like(attribute, memory_format=torch.contiguous_format)
+        to_barycentric = torch.zeros_like(barycentric, memory_format=torch.contiguous_format)
+        launch(_interpolate_backward, *ctx.saved_tensors, gradient, to_attribute, to_barycentric)
+        return to_attribute, to_barycentric, None, None
+
+
+@kernel(parallel=True)
+def _rasterize(points, triangles, owner, clip, faces, face, barycentric, depth):
+    height, count = len(face), len(triangles)
+    first, last = np.empty(count, np.int64), np.empty(count, np.int64)  # rows whose centres a triangle may cover
+    for t in prange(count):
+        a, b, c = points[triangles[t, 0], 1], points[triangles[t, 1], 1], points[triangles[t, 2], 1]
+        first[t] = max(_first_centre(min(a, b, c)), 0)
+        last[t] = min(_last_centre(max(a, b, c)), height - 1)
+    for band in prange((height + BAND - 1) // BAND):
+        top, bottom = band * BAND, min(band * BAND + BAND, height) - 1
+        for t in range(count):
+            if first[t] <= bottom and last[t] >= top:
+                rows = max(first[t], top), min(last[t], bottom)
+                _fill(points, triangles[t], owner[t], rows, clip, faces[owner[t]], face, barycentric, depth)
+
+
+@kernel()
+def _first_centre(position):
+    """The first pixel whose centre is not before a position in 1/256 pixel."""
+    return (position + SUBPIXEL // 2 - 1) // SUBPIXEL
+
+
+@kernel()
+def _last_centre(position):
+    return (position - SUBPIXEL // 2) // SUBPIXEL
+
+
+@kernel()
+def _fill(points, triangle, owner, rows, clip, corners, face, barycentric, depth):
+    """Draw one triangle into some rows."""
+    height, width = face.shape
+    ax, ay = points[triangle[0]]
+    bx, by = points[triangle[1]]
+    cx, cy = points[triangle[2]]
+    turn = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    if turn == 0:
+        return
+    if turn < 0:
+        bx, by, cx, cy = cx, cy, bx, by
+    left, right = max(_first_centre(min(ax, bx, cx)), 0), min(_last_centre(max(ax, bx, cx)), width - 1)
+    for row in range(rows[0], rows[1] + 1):
+        x, y = left * SUBPIXEL + SUBPIXEL // 2, row * SUBPIXEL + SUBPIXEL // 2
+        ab, bc, ca = _edge(ax, ay, bx, by, x, y), _edge(bx, by, cx, cy, x, y), _edge(cx, cy, ax, ay, x, y)
+        for column in range(left, right + 1):
+            if (ab | bc | ca) >= 0:
+                u, v, z = _homogeneous(clip, corners, row, column, height, width)
+                nearest = depth[row, column]
+                before = z < nearest or (z == nearest and (face[row, column] < 0 or owner < face[row, column]))
+                if z >= -1 and z <= 1 and before:
+                    face[row, column], depth[row, column] = owner, z
+                    barycentric[row, column, 0], barycentric[row, column, 1] = u, v
+            ab, bc, ca = ab - (by - ay) * SUBPIXEL, bc - (cy - by) * SUBPIXEL, ca - (ay - cy) * SUBPIXEL
+
+
+@kernel()
+def _edge(ax, ay, bx, by, x, y):
+    """Not negative inside an edge of a triangle that turns clockwise on the screen, by the top-left rule."""
+    dx, dy = bx - ax, by - ay
+    top_left = dy < 0 or (dy == 0 and dx > 0)
+    return dx * (y - ay) - dy * (x - ax) - (0 if top_left else 1)
+
+
+@kernel()
+def _homogeneous(clip, corners, row, column, height, width):
+    """Barycentrics of the first two corners and z/w (Olano and Greer 1997)."""
+    fx, fy = (2 * column + 1) / width - 1, 1 - (2 * row + 1) / height
+    a, b, c = clip[corners[0]], clip[corners[1]], clip[corners[2]]
+    ax, ay, bx, by = a[0] - fx * a[3], a[1] - fy * a[3], b[0] - fx * b[3], b[1] - fy * b[3]
+    cx, cy = c[0] - fx * c[3], c[1] - fy * c[3]
+    u, v, w = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
+    sign = np.sign(u + v + w)
+    u, v, w = max(u * sign, 0.0), max(v * sign, 0.0), max(w * sign, 0.0)
+    total = u + v + w
+    if total > 0:
+        u, v, w = u / total, v / total, w / total
+    else:
+        u = v = w = 1 / 3
+    return u, v, (u * a[2] + v * b[2] + w * c[2]) / (u * a[3] + v * b[3] + w * c[3])
+
+
+@kernel(parallel=True)
+def _interpolate(attribute, barycentric, face, faces, out):
+    views, height, width = face.shape
+    for row in prange(views * height):
+        b, y = row // height, row % height
+        for x in range(width):
+            f = face[b, y, x]
+            if f < 0:
+                out[b, y, x] = 0
+                continue
+            u, v = barycentric[b, y, x]
+            for c in range(out.shape[3]):
+                p, q, r = attribute[b, faces[f, 0], c], attribute[b, faces[f, 1], c], attribute[b, faces[f, 2], c]
+                out[b, y, x, c] = u * p + v * q + (1 - u - v) * r
+
+
+@kernel(parallel=True)
+def _interpolate_backward(attribute, barycentric, face, faces, gradient, to_attribute, to_barycentric):
+    views, height, width = face.shape
+    for b in prange(views):  # pixels share vertices, views do not
+        for y in range(height):
+            for x in range(width):
+                f = face[b, y, x]
+                if f < 0:
+                    continue
+                u, v = barycentric[b, y, x]
+                i, j, k = faces[f]
+                for c in range(gradient.shape[3]):
+                    g = gradient[b, y, x, c]
+                    to_attribute[b, i, c] += g * u
+                    to_attribute[b, j, c] += g * v
+                    to_attribute[b, k, c] += g * (1 - u - v)
+                    to_barycentric[b, y, x, 0] += g * (attribute[b, i, c] - attribute[b, k, c])
+                    to_barycentric[b, y, x, 1] += g * (attribute[b, j, c] - attribute[b, k, c])
