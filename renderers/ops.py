@@ -7,12 +7,15 @@ the others are tested against, values and gradients.
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
+from itertools import accumulate
 from types import ModuleType
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,28 @@ class HashGrid:
     coarsest: int = 16  # cells along an axis at the first level
     finest: int = 128  # and at the last
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Grid units along a side of the unit cube, level by level: geometric, less one, as in tiny-cuda-nn."""
+        ratio, steps = self.finest / self.coarsest, max(self.levels - 1, 1)
+        return tuple(self.coarsest * ratio ** (level / steps) - 1 for level in range(self.levels))
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Vertices along an axis, level by level."""
+        return tuple(math.ceil(scale) + 1 for scale in self.scales)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Level l owns the table's entries offsets[l] to offsets[l + 1]: a row a vertex, or a hash table if too many."""
+        sizes = [min(-(-(resolution**3) // 8) * 8, 2**self.log2_table) for resolution in self.resolutions]
+        return tuple(accumulate(sizes, initial=0))
+
+    @property
+    def size(self) -> int:
+        """Entries of the whole table."""
+        return self.offsets[-1]
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -34,6 +59,15 @@ class Packed:
     ray: Int[Tensor, "N"]  # int64, the ray of each sample
     near: Float[Tensor, "N"]  # each sample stands for the piece [near, far] of its ray, in metres from the origin
     far: Float[Tensor, "N"]
+
+    @property
+    def middle(self) -> Float[Tensor, "N"]:
+        return (self.near + self.far) / 2
+
+    def select(self, keep: Bool[Tensor, "N"]) -> Packed:
+        """The samples that `keep` marks, of the same rays."""
+        kept_before = functional.pad(keep.cumsum(0), (1, 0))
+        return Packed(kept_before[self.starts], self.ray[keep], self.near[keep], self.far[keep])
 
 
 def ops(device: torch.device) -> ModuleType:

@@ -1,1 +1,17 @@
-"""Primitives."""
+"""The primitives for the CPU: numba, as many threads as PyTorch uses, the same bytes every run."""
+
+from threed.renderers.cpu_ops.hashgrid import hash_encode, hash_gradient
+from threed.renderers.cpu_ops.packed import composite, march, transmittance
+from threed.renderers.cpu_ops.raster import Fragments, interpolate, rasterize, texture
+
+__all__ = [
+    "Fragments",
+    "interpolate",
+    "rasterize",
+    "texture",
+    "composite",
+    "hash_encode",
+    "hash_gradient",
+    "march",
+    "transmittance",
+]

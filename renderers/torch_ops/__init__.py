@@ -1,1 +1,17 @@
-"""Primitives."""
+"""The primitives in plain PyTorch, for any device: the reference that every other backend is compared with."""
+
+from threed.renderers.torch_ops.hashgrid import hash_encode, hash_gradient
+from threed.renderers.torch_ops.packed import composite, march, transmittance
+from threed.renderers.torch_ops.raster import Fragments, interpolate, rasterize, texture
+
+__all__ = [
+    "Fragments",
+    "interpolate",
+    "rasterize",
+    "texture",
+    "composite",
+    "hash_encode",
+    "hash_gradient",
+    "march",
+    "transmittance",
+]
