@@ -77,7 +77,7 @@ class _Interpolate(torch.autograd.Function):
 @kernel(parallel=True)
 def _rasterize(points, triangles, owner, clip, faces, face, barycentric, depth):
     height, count = len(face), len(triangles)
-    first, last = np.empty(count, np.int64), np.empty(count, np.int64)  # rows whose centres a triangle may cover
+    first, last = np.empty(count, np.int32), np.empty(count, np.int32)  # rows whose centres a triangle may cover
     for t in prange(count):
         a, b, c = points[triangles[t, 0], 1], points[triangles[t, 1], 1], points[triangles[t, 2], 1]
         first[t] = max(_first_centre(min(a, b, c)), 0)
@@ -87,7 +87,7 @@ def _rasterize(points, triangles, owner, clip, faces, face, barycentric, depth):
         for t in range(count):
             if first[t] <= bottom and last[t] >= top:
                 rows = max(first[t], top), min(last[t], bottom)
-                _fill(points, triangles[t], owner[t], rows, clip, faces[owner[t]], face, barycentric, depth)
+                _fill(points, triangles, t, owner[t], rows, clip, faces, face, barycentric, depth)
 
 
 @kernel()
@@ -102,24 +102,26 @@ def _last_centre(position):
 
 
 @kernel()
-def _fill(points, triangle, owner, rows, clip, corners, face, barycentric, depth):
-    """Draw one triangle into some rows."""
+def _fill(points, triangles, t, owner, rows, clip, faces, face, barycentric, depth):
+    """Draw triangle t, a piece of face `owner`, into some rows."""
     height, width = face.shape
-    ax, ay = points[triangle[0]]
-    bx, by = points[triangle[1]]
-    cx, cy = points[triangle[2]]
+    i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+    ax, ay, bx, by, cx, cy = points[i, 0], points[i, 1], points[j, 0], points[j, 1], points[k, 0], points[k, 1]
+    left, right = max(_first_centre(min(ax, bx, cx)), 0), min(_last_centre(max(ax, bx, cx)), width - 1)
     turn = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-    if turn == 0:
+    if turn == 0 or left > right:
         return
     if turn < 0:
         bx, by, cx, cy = cx, cy, bx, by
-    left, right = max(_first_centre(min(ax, bx, cx)), 0), min(_last_centre(max(ax, bx, cx)), width - 1)
+    a, b, c = (_corner(clip, faces[owner, 0]), _corner(clip, faces[owner, 1]), _corner(clip, faces[owner, 2]))
     for row in range(rows[0], rows[1] + 1):
         x, y = left * SUBPIXEL + SUBPIXEL // 2, row * SUBPIXEL + SUBPIXEL // 2
         ab, bc, ca = _edge(ax, ay, bx, by, x, y), _edge(bx, by, cx, cy, x, y), _edge(cx, cy, ax, ay, x, y)
+        fy = 1 - (2 * row + 1) / height
         for column in range(left, right + 1):
             if (ab | bc | ca) >= 0:
-                u, v, z = _homogeneous(clip, corners, row, column, height, width)
+                u, v, z = _homogeneous(a, b, c, (2 * column + 1) / width - 1, fy)
+                z = depth.dtype.type(z)
                 nearest = depth[row, column]
                 before = z < nearest or (z == nearest and (face[row, column] < 0 or owner < face[row, column]))
                 if z >= -1 and z <= 1 and before:
@@ -137,10 +139,13 @@ def _edge(ax, ay, bx, by, x, y):
 
 
 @kernel()
-def _homogeneous(clip, corners, row, column, height, width):
+def _corner(clip, i):
+    return clip[i, 0], clip[i, 1], clip[i, 2], clip[i, 3]
+
+
+@kernel()
+def _homogeneous(a, b, c, fx, fy):
     """Barycentrics of the first two corners and z/w (Olano and Greer 1997)."""
-    fx, fy = (2 * column + 1) / width - 1, 1 - (2 * row + 1) / height
-    a, b, c = clip[corners[0]], clip[corners[1]], clip[corners[2]]
     ax, ay, bx, by = a[0] - fx * a[3], a[1] - fy * a[3], b[0] - fx * b[3], b[1] - fy * b[3]
     cx, cy = c[0] - fx * c[3], c[1] - fy * c[3]
     u, v, w = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
@@ -149,7 +154,7 @@ def _homogeneous(clip, corners, row, column, height, width):
     total = u + v + w
     if total > 0:
         u, v, w = u / total, v / total, w / total
-    else:
+    else:  # a face seen exactly edge-on
         u = v = w = 1 / 3
     return u, v, (u * a[2] + v * b[2] + w * c[2]) / (u * a[3] + v * b[3] + w * c[3])
 

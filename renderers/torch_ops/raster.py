@@ -32,9 +32,8 @@ class Fragments:
 @torch.no_grad()
 def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: int, width: int) -> Fragments:
     """The nearest triangle at every pixel, by testing every pixel against every triangle."""
-    views = [_rasterize(view.double(), faces, height, width) for view in clip]
-    face, barycentric, depth = (torch.stack(parts) for parts in zip(*views, strict=True))
-    return Fragments(face.int(), barycentric.to(clip.dtype), depth.to(clip.dtype))
+    views = [_rasterize(view, faces, height, width) for view in clip]
+    return Fragments(*(torch.stack(parts) for parts in zip(*views, strict=True)))
 
 
 def interpolate(
@@ -83,7 +82,8 @@ def screen_triangles(
     owner = torch.arange(len(faces), device=faces.device)
     points, triangles, owners = [clip], [faces[whole]], [owner[whole]]
     count = len(clip)
-    for face in owner[_near_picture(clip[faces]) & ~whole].tolist():
+    partial = owner[~whole]
+    for face in partial[_near_picture(clip[faces[partial]])].tolist():
         piece = _clipped(clip[faces[face]].cpu().numpy(), guard.tolist())
         if len(piece) >= 3 and (piece[:, 3] > 0).all():
             fan = torch.tensor([[count, count + i, count + i + 1] for i in range(1, len(piece) - 1)])
@@ -120,20 +120,20 @@ def _clipped(polygon: np.ndarray, guard: list[float]) -> np.ndarray:
 
 
 def _rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One view in float64: face [H W], barycentric [H W 2], depth [H W]."""
-    owner, row, column = _covered(*screen_triangles(clip, faces, height, width), height, width)
-    barycentric, depth = _homogeneous(clip[faces[owner]], row, column, height, width)
+    """One view: face [H W], barycentric [H W 2], depth [H W]."""
+    exact = clip.double()
+    owner, row, column = _covered(*screen_triangles(exact, faces, height, width), height, width)
+    barycentric, depth = (x.to(clip) for x in _homogeneous(exact[faces[owner]], row, column, height, width))
     seen = depth.abs() <= 1
     owner, barycentric, depth = owner[seen], barycentric[seen], depth[seen]
     pixel = (row * width + column)[seen]
     nearest = depth.new_ones(height * width).scatter_reduce(0, pixel, depth, "amin")
     first = depth == nearest[pixel]
-    face = owner.new_full((height * width,), len(faces))
-    face = face.scatter_reduce(0, pixel[first], owner[first], "amin")
+    face = owner.new_full((height * width,), len(faces)).scatter_reduce(0, pixel[first], owner[first], "amin")
     first = first & (owner == face[pixel])
     uv = depth.new_zeros(height * width, 2)
     uv[pixel[first]] = barycentric[first]
-    face = torch.where(face == len(faces), -1, face)
+    face = torch.where(face == len(faces), -1, face).int()
     return face.view(height, width), uv.view(height, width, 2), nearest.view(height, width)
 
 
