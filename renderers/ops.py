@@ -13,9 +13,8 @@ from itertools import accumulate
 from types import ModuleType
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class HashGrid:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Level l owns the table's entries offsets[l] to offsets[l + 1]: a row a vertex, or a hash table if too many."""
+        """Level l owns entries offsets[l] to offsets[l + 1] of the table, at most one for each vertex."""
         sizes = [min(-(-(resolution**3) // 8) * 8, 2**self.log2_table) for resolution in self.resolutions]
         return tuple(accumulate(sizes, initial=0))
 
@@ -64,10 +63,10 @@ class Packed:
     def middle(self) -> Float[Tensor, "N"]:
         return (self.near + self.far) / 2
 
-    def select(self, keep: Bool[Tensor, "N"]) -> Packed:
-        """The samples that `keep` marks, of the same rays."""
-        kept_before = functional.pad(keep.cumsum(0), (1, 0))
-        return Packed(kept_before[self.starts], self.ray[keep], self.near[keep], self.far[keep])
+    def select(self, kept: Int[Tensor, "K"]) -> Packed:
+        """Only the samples of these ascending indices, of the same rays."""
+        starts = torch.searchsorted(kept, self.starts)
+        return Packed(starts, *(each.index_select(0, kept) for each in (self.ray, self.near, self.far)))
 
 
 def ops(device: torch.device) -> ModuleType:

@@ -115,7 +115,7 @@ def _span(origin, direction, lattice):
 
 @kernel()
 def _next(k, origin, direction, shift, occupied, lattice, enter, leave):
-    """The first piece, from the k-th of the ray on, whose middle is occupied: its k, near and far; near = far if none."""
+    """The first piece, from the k-th of the ray on, with an occupied middle: its k, near and far, which are equal if none."""
     real, bound, step = lattice.dtype.type, lattice[0], lattice[1]
     cells, half = len(occupied), real(len(occupied)) / real(2)
     x, y, z = (
@@ -131,8 +131,8 @@ def _next(k, origin, direction, shift, occupied, lattice, enter, leave):
         if near >= leave:
             return k, leave, leave
         middle = (near + far) / real(2)
-        i, j, l = _clamp(x + dx * middle, cells), _clamp(y + dy * middle, cells), _clamp(z + dz * middle, cells)
-        if occupied[i, j, l] and far > near:
+        i, j, m = _clamp(x + dx * middle, cells), _clamp(y + dy * middle, cells), _clamp(z + dz * middle, cells)
+        if occupied[i, j, m] and far > near:
             return k, near, far
         k += 1
 

@@ -6,12 +6,12 @@ from threed.renderers.torch_ops.raster import Fragments, interpolate, rasterize,
 
 __all__ = [
     "Fragments",
-    "interpolate",
-    "rasterize",
-    "texture",
     "composite",
     "hash_encode",
     "hash_gradient",
+    "interpolate",
     "march",
+    "rasterize",
+    "texture",
     "transmittance",
 ]

@@ -1,8 +1,8 @@
 """Multi-resolution hash encoding (Müller et al. 2022, arXiv 2201.05989, section 3), in plain PyTorch.
 
 Positions lie in the unit cube and are clamped to it. Tables are laid out as tiny-cuda-nn lays them out: level l puts
-x at p = x scale + 1/2 and interpolates between the vertices floor(p) and floor(p) + 1; a vertex (i, j, k) is entry
-i + j res + k res^2 where the level's res^3 vertices fit, else (i ^ j 2654435761 ^ k 805459861), modulo the level's size.
+x at p = x scale + 1/2 and interpolates between the vertices floor(p) and floor(p) + 1. Vertex (i, j, k) is entry
+i + j res + k res^2 where the level's res^3 vertices fit, else i ^ j 2654435761 ^ k 805459861; both modulo its size.
 """
 
 from __future__ import annotations
