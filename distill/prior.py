@@ -1,0 +1,142 @@
+"""What a frozen diffusion model offers to the rest of the program.
+
+A noised latent is `z_t = alpha z + sigma noise` with t in (0, 1): t near 0 is almost clean, t near 1 almost noise.
+Whatever a network itself predicts (noise, clean picture, velocity, flow) becomes a `Prediction` here and nowhere else.
+Pictures are channels last, display sRGB in [0, 1]; latents are channels first, as networks want them. A group of P
+pictures is denoised jointly: all its cameras for the first kind, then all its cameras for the second ("kind-major").
+Guidance has one convention: `null + scale * (positive - null)` on the clean latents, so scale 1 is the prior alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threed.renderers.camera import Cameras
+
+Kind = Literal["noise", "clean", "velocity", "flow"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the P = len(kinds) * C pictures of one jointly denoised group show, kind-major."""
+
+    cameras: Cameras  # C of them
+    kinds: tuple[str, ...]  # what is drawn: "albedo", "shaded", "normal"
+    background: Float[Tensor, "3"]  # the plain colour behind the object, display sRGB in [0, 1]
+
+    def __len__(self) -> int:
+        return len(self.kinds) * len(self.cameras)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the noised latents are believed to be made of: z_t = alpha clean + sigma noise."""
+
+    noise: Float[Tensor, "P C h w"]
+    clean: Float[Tensor, "P C h w"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the pictures are told to show; each is whatever its own prior's `denoise` understands."""
+
+    positive: Any
+    null: Any
+    negative: Any | None = None  # guidance leads away from it; without one, away from `null`
+
+
+class Prior(Protocol):
+    """A frozen diffusion model of pictures."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the square pictures that `encode` takes."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of picture it knows."""
+
+    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        """The schedule: how much of the clean latents and of the noise z_t holds, for t in (0, 1)."""
+
+    def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
+        """Latents of display sRGB pictures in [0, 1]; differentiable."""
+
+    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+        """What these pictures are told; an empty `negative` means none."""
+
+    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
+        """One group of pictures, denoised jointly."""
+
+
+def cosine(t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+    """The cosine schedule, variance preserving (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17): alpha, sigma."""
+    angle = (t + 0.008) / 1.008 * (math.pi / 2)
+    return angle.cos(), angle.sin()
+
+
+def pixels(image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
+    """The latents of a model that works on pixels: the same picture in [-1, 1]."""
+    return (2 * image - 1).permute(0, 3, 1, 2)
+
+
+def prediction_from(
+    kind: Kind,
+    output: Float[Tensor, "P C h w"],
+    z_t: Float[Tensor, "P C h w"],
+    alpha: Float[Tensor, "P"],
+    sigma: Float[Tensor, "P"],
+) -> Prediction:
+    """Noise and clean latents from what a network predicts; raises ValueError for an unknown `kind`.
+
+    velocity = alpha noise - sigma clean (Salimans and Ho 2022, arXiv 2202.00512, appendix D);
+    flow = noise - clean, the direction of a straight path (Liu et al. 2022, arXiv 2209.03003, eq. 1).
+    """
+    alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
+    match kind:
+        case "noise":
+            return Prediction(noise=output, clean=(z_t - sigma * output) / alpha)
+        case "clean":
+            return Prediction(noise=(z_t - alpha * output) / sigma, clean=output)
+        case "velocity":
+            length = alpha**2 + sigma**2
+            noise, clean = sigma * z_t + alpha * output, alpha * z_t - sigma * output
+            return Prediction(noise=noise / length, clean=clean / length)
+        case "flow":
+            length = alpha + sigma
+            return Prediction(noise=(z_t + alpha * output) / length, clean=(z_t - sigma * output) / length)
+    raise ValueError(f"unknown prediction type {kind!r}; use one of 'noise', 'clean', 'velocity', 'flow'")
+
+
+def guide(
+    prior: Prior,
+    z_t: Float[Tensor, "P C h w"],
+    t: Float[Tensor, "P"],
+    conditions: Conditions,
+    scale: float,
+    rescale: float = 0.0,
+) -> Prediction:
+    """Classifier-free guidance, `null + scale * (positive - null)`; a negative condition stands in for null."""
+    positive = prior.denoise(z_t, t, conditions.positive)
+    if scale == 1.0:
+        return positive
+    null = prior.denoise(z_t, t, conditions.null if conditions.negative is None else conditions.negative)
+    clean = guided(positive.clean, null.clean, scale, rescale)
+    return prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
+
+
+def guided(
+    positive: Float[Tensor, "P C h w"], null: Float[Tensor, "P C h w"], scale: float, rescale: float
+) -> Float[Tensor, "P C h w"]:
+    """Clean latents, guided, then led back by `rescale` to the contrast of `positive` (arXiv 2305.08891, eq. 15-16)."""
+    pushed = null + scale * (positive - null)
+    # A picture of one colour has no contrast to keep; the floor leaves it as it is instead of dividing by zero.
+    floor = torch.finfo(pushed.dtype).tiny
+    contrast = positive.std(dim=(1, 2, 3), keepdim=True) / pushed.std(dim=(1, 2, 3), keepdim=True).clamp_min(floor)
+    return torch.lerp(pushed, contrast * pushed, rescale)
