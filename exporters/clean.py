@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 
 from threed.renderers.mesh import Mesh
 
-Vertices = Float[np.ndarray, "V 3"]
-Faces = Int[np.ndarray, "F 3"]
+Vertices = Float[np.ndarray, "_ 3"]
+Faces = Int[np.ndarray, "_ 3"]
 
 
 def clean(mesh: Mesh, smallest: float = 0.02, smoothing: int = 10) -> Mesh:
@@ -55,7 +55,7 @@ def _welded(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     return vertices[first], faces[count[sheet.reshape(-1)] == 1]
 
 
-def _directed(faces: Faces) -> Int[np.ndarray, "3*F 2"]:
+def _directed(faces: Faces) -> Int[np.ndarray, "_ 2"]:
     return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
 
 
@@ -70,7 +70,7 @@ def _manifold(vertices: Vertices, faces: Faces) -> Faces:
     return faces[~repeated]
 
 
-def _repeated(faces: Faces) -> Bool[np.ndarray, "F"]:
+def _repeated(faces: Int[np.ndarray, "F 3"]) -> Bool[np.ndarray, "F"]:
     _, edge, count = np.unique(_directed(faces), axis=0, return_inverse=True, return_counts=True)
     return (count[edge.reshape(-1)] > 1).reshape(3, -1).any(0)
 

@@ -1,0 +1,127 @@
+"""Charts against a brute-force raster: inside the square, apart, never twice on a texel, evenly dense."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from scipy.ndimage import distance_transform_edt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from threed.exporters.unwrap import unwrap
+from threed.renderers.mesh import Mesh
+
+SIZE = 256
+
+
+def bumpy(detail=3, scale=1.0):
+    shape = trimesh.creation.icosphere(detail)
+    x, y, z = shape.vertices.T
+    radius = 1 + 0.25 * np.sin(4 * x + 1) * np.cos(5 * y) * np.sin(3 * z + 2)
+    vertices = torch.tensor(shape.vertices * radius[:, None] * scale, dtype=torch.float32)
+    return Mesh(vertices, torch.tensor(np.array(shape.faces)))
+
+
+def torus():
+    shape = trimesh.creation.torus(1.0, 0.4, major_sections=48, minor_sections=24)
+    return Mesh(torch.tensor(shape.vertices, dtype=torch.float32), torch.tensor(np.array(shape.faces)))
+
+
+SHAPES = {"bumpy": bumpy(), "torus": torus(), "tiny": bumpy(2, 1e-4), "huge": bumpy(2, 1e4)}
+
+
+def charts(uv_faces):
+    """The chart of each triangle: triangles that share a UV."""
+    a, b = np.concatenate([uv_faces[:, [0, 1]], uv_faces[:, [1, 2]]]).T
+    links = coo_array((np.ones(len(a)), (a, b)), shape=(uv_faces.max() + 1,) * 2)
+    return connected_components(links, directed=False)[1][uv_faces[:, 0]]
+
+
+def touched(triangles, size):
+    """For each triangle [F 3 2] in texels, the texels [row, column] whose centre is strictly inside."""
+    for corners in triangles:
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+        x, y = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+        edges = np.roll(corners, -1, axis=0) - corners
+        sides = [e[0] * (y + 0.5 - c[1]) - e[1] * (x + 0.5 - c[0]) for e, c in zip(edges, corners, strict=True)]
+        inside = (np.array(sides) > 1e-4).all(0) | (np.array(sides) < -1e-4).all(0)
+        assert low.min() >= 0
+        assert high.max() <= size
+        yield y[inside], x[inside]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def layout(request):
+    mesh = SHAPES[request.param]
+    return mesh, *unwrap(mesh, SIZE)
+
+
+def test_uvs_lie_in_the_square_one_for_each_corner(layout):
+    mesh, uvs, uv_faces = layout
+    assert uvs.dtype == torch.float32
+    assert uv_faces.dtype == torch.int64
+    assert uv_faces.shape == mesh.faces.shape
+    assert uvs.min() >= 0
+    assert uvs.max() <= 1
+    assert uv_faces.unique().tolist() == list(range(len(uvs)))
+
+
+def test_a_uv_belongs_to_one_position(layout):
+    mesh, uvs, uv_faces = layout
+    pairs = torch.stack([uv_faces.reshape(-1), mesh.faces.reshape(-1)]).unique(dim=1)
+    assert pairs.shape[1] == len(uvs)
+
+
+def test_no_texel_is_covered_twice_and_charts_keep_their_gutter(layout):
+    _, uvs, uv_faces = layout
+    triangles, chart = (uvs.double() * SIZE)[uv_faces].numpy(), charts(uv_faces.numpy())
+    owner = np.full((SIZE, SIZE), -1)
+    for piece, (rows, columns) in zip(chart, touched(triangles, SIZE), strict=True):
+        assert (owner[rows, columns] == -1).all()
+        owner[rows, columns] = piece
+    for piece in range(chart.max() + 1):
+        others = (owner >= 0) & (owner != piece)
+        if (owner == piece).any() and others.any():
+            # Texels whose centres are d apart have d - 1 free ones between them.
+            assert distance_transform_edt(~others)[owner == piece].min() - 1 >= 4
+
+
+def test_texels_are_spread_evenly(layout):
+    """The same number of texels to a metre everywhere."""
+    mesh, uvs, uv_faces = layout
+    flat = torch.nn.functional.pad(uvs.double() * SIZE, (0, 1))[uv_faces]
+    texels, metres = (
+        (c[:, 1] - c[:, 0]).cross(c[:, 2] - c[:, 0], dim=-1).norm(dim=-1) for c in (flat, mesh.corners.double())
+    )
+    assert (texels > 0).all()
+    density = (texels / metres).sqrt()
+    low, middle, high = density.quantile(density.new_tensor([0.02, 0.5, 0.98]))
+    assert high / middle < 1.5
+    assert low / middle > 1 / 1.5
+    assert texels.sum() / 2 > 0.3 * SIZE**2
+
+
+def test_few_charts_of_few_triangles(layout):
+    """A confetti of charts wastes gutters and shows its seams."""
+    mesh, _, uv_faces = layout
+    assert charts(uv_faces.numpy()).max() + 1 <= len(mesh.faces) / 25
+
+
+def test_a_wider_gutter_is_kept_too():
+    uvs, uv_faces = unwrap(bumpy(), SIZE, gutter=9)
+    chart, texels = charts(uv_faces.numpy()), (uvs.double() * SIZE).numpy()
+    owner = np.zeros(len(uvs), int)
+    owner[uv_faces.numpy()] = chart[:, None]
+    between = np.linalg.norm(texels[:, None] - texels, axis=-1)[owner[:, None] != owner]
+    assert between.min() >= 9
+
+
+def test_the_same_mesh_gives_the_same_layout():
+    first, second = unwrap(bumpy(), SIZE), unwrap(bumpy(), SIZE)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_a_texture_too_small_is_refused():
+    with pytest.raises(ValueError, match="do not fit 8 texels with a gutter of 4; use a larger texture"):
+        unwrap(bumpy(), 8)
