@@ -1,0 +1,203 @@
+"""Mesh files become assets: GLB, glTF and OBJ, with everything in them gathered into one mesh and one texture.
+
+Files are not trusted: what is too large, empty, broken or not finite raises ValueError. glTF's colour factors and
+vertex colours are linear, OBJ's are taken as display sRGB; textures are display sRGB in both. Opacity is ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float, Int
+from PIL import Image
+from trimesh.visual.material import PBRMaterial
+
+from threed.renderers.mesh import Asset, Material, Mesh
+
+SUFFIXES = (".glb", ".gltf", ".obj")
+MOST_BYTES = 256 * 2**20
+MOST_FACES = 2_000_000
+MOST_TEXELS = 2048  # along a side of one texture; larger ones are reduced
+SWATCH = 4  # texels along a side of a plain colour
+GUTTER = 2  # texels between textures, copies of their borders
+
+
+@dataclass(frozen=True)
+class Part:
+    """One mesh of a file with a texture of its own; UVs as in `mesh`, within [0, 1]."""
+
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+    uvs: Float[np.ndarray, "T 2"]
+    uv_faces: Int[np.ndarray, "F 3"]
+    image: Float[np.ndarray, "H W 3"]  # display sRGB in [0, 1]
+
+
+def read(path: Path | str) -> Asset:
+    """The whole content of a mesh file; its positions are welded. Raises ValueError for files that cannot be used."""
+    path = Path(path)
+    meshes = _meshes(path)
+    parts = [_part(mesh, path.suffix.lower() != ".obj") for mesh in meshes]
+    base_color, uvs = _atlas(parts)
+    vertices, new = np.unique(np.concatenate([part.vertices for part in parts]), axis=0, return_inverse=True)
+    faces = new.reshape(-1)[_stacked([part.faces for part in parts], [len(part.vertices) for part in parts])]
+    uv_faces = _stacked([part.uv_faces for part in parts], [len(part.uvs) for part in parts])
+    solid = (faces != np.roll(faces, 1, axis=1)).all(1)  # welding may close a triangle up
+    look = getattr(meshes[0].visual, "material", None)
+    pbr = look if isinstance(look, PBRMaterial) else PBRMaterial()
+    return Asset(
+        path.stem,
+        Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces[solid])),
+        torch.from_numpy(uvs).float(),
+        torch.from_numpy(uv_faces[solid]),
+        Material(
+            torch.from_numpy(base_color).float(),
+            roughness=1.0 if pbr.roughnessFactor is None else float(pbr.roughnessFactor),
+            metallic=0.0 if pbr.metallicFactor is None else float(pbr.metallicFactor),
+        ),
+    )
+
+
+def normalised(mesh: Mesh) -> Mesh:
+    """Centred on its bounding box, the farthest vertex at radius 1; raises ValueError for a mesh without extent."""
+    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    centred = mesh.vertices - (low + high) / 2
+    radius = centred.norm(dim=-1).max()
+    if radius == 0:
+        raise ValueError("the mesh is a single point; export it again with its full geometry")
+    return mesh.with_vertices(centred / radius)
+
+
+def _meshes(path: Path) -> list[trimesh.Trimesh]:
+    """The triangle meshes of a file, in the world; all of it checked."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"cannot read {str(path)!r}; use one of {list(SUFFIXES)}")
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}; check the path")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{str(path)!r} is larger than {MOST_BYTES >> 20} MiB; simplify it first")
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        meshes = [mesh for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+    except Exception as error:  # whatever a malformed file makes the parser trip over
+        raise ValueError(f"{str(path)!r} cannot be parsed ({error}); export it again") from error
+    if not meshes:
+        raise ValueError(f"{str(path)!r} has no triangles; export a triangle mesh")
+    if sum(len(mesh.faces) for mesh in meshes) > MOST_FACES:
+        raise ValueError(f"{str(path)!r} has more than {MOST_FACES} triangles; simplify it first")
+    for mesh in meshes:
+        uv = getattr(mesh.visual, "uv", None)
+        if not np.isfinite(mesh.vertices).all() or (uv is not None and not np.isfinite(uv).all()):
+            raise ValueError(f"{str(path)!r} has coordinates that are not finite; export it again")
+        if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+            raise ValueError(f"{str(path)!r} has triangles between vertices it does not have; export it again")
+    return meshes
+
+
+def _part(mesh: trimesh.Trimesh, linear: bool) -> Part:
+    """A mesh with its texture, or with a palette of its plain colours."""
+    vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64)
+    material, colours = getattr(mesh.visual, "material", None), _vertex_colours(mesh)
+    picture, factor = _look(material)
+    uv = getattr(mesh.visual, "uv", None)
+    if picture is not None and uv is not None and len(uv) == len(vertices):
+        image = np.asarray(picture, np.float32) / 255
+        if (factor != 1).any():
+            image = _srgb(_linear(image) * factor) if linear else image * factor
+        return Part(vertices, faces, *_tiled(np.asarray(uv, float) * [1, -1] + [0, 1], faces, image))
+    shade = np.tile(factor, (len(faces), 1)) if colours is None else colours[faces].mean(1) * factor
+    return Part(vertices, faces, *_palette(_srgb(shade) if linear else shade))
+
+
+def _look(material: Any) -> tuple[Image.Image | None, Float[np.ndarray, "3"]]:
+    """The picture of a trimesh material, if any, and the colour that multiplies it."""
+    pbr = isinstance(material, PBRMaterial)
+    picture = getattr(material, "baseColorTexture" if pbr else "image", None)
+    factor = getattr(material, "baseColorFactor" if pbr else "diffuse", None)
+    if picture is not None:
+        picture = picture.convert("RGB")
+        picture.thumbnail((MOST_TEXELS, MOST_TEXELS))
+    if factor is None or (picture is not None and not pbr):  # MTL writers leave any Kd beside a picture
+        return picture, np.ones(3)
+    return picture, np.asarray(factor, float)[:3] / 255
+
+
+def _vertex_colours(mesh: trimesh.Trimesh) -> Float[np.ndarray, "V 3"] | None:
+    if mesh.visual.kind in ("vertex", "face"):
+        colours = mesh.visual.vertex_colors
+    else:
+        colours = getattr(mesh.visual, "vertex_attributes", {}).get("color")
+    if colours is None:
+        return None
+    colours = np.asarray(colours)[:, :3]
+    return colours / (np.iinfo(colours.dtype).max if colours.dtype.kind == "u" else 1.0)
+
+
+def _tiled(
+    uv: Float[np.ndarray, "V 2"], faces: Int[np.ndarray, "F 3"], image: Float[np.ndarray, "H W 3"]
+) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"], Float[np.ndarray, "H2 W2 3"]]:
+    """UVs within [0, 1] on a picture that repeats as often as one triangle asks for, up to eight times."""
+    slack = 1e-3
+    if uv.min() >= -slack and uv.max() <= 1 + slack:
+        return uv.clip(0, 1), faces, image
+    corners = uv[faces]
+    corners -= np.floor(corners.min(1, keepdims=True) + slack)
+    repeats = np.ceil(corners.max((0, 1)) - slack).clip(1, 8).astype(int)
+    step = max(1, max(repeats[::-1] * image.shape[:2]) // MOST_TEXELS)
+    image = np.tile(image[::step, ::step], (repeats[1], repeats[0], 1))
+    return (corners / repeats).clip(0, 1).reshape(-1, 2), np.arange(faces.size).reshape(-1, 3), image
+
+
+def _palette(
+    colours: Float[np.ndarray, "F 3"],
+) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"], Float[np.ndarray, "S S 3"]]:
+    """A square of swatches, one for each colour at 8 bits, and every face at the centre of its own."""
+    unique, index = np.unique(np.round(colours.clip(0, 1) * 255), axis=0, return_inverse=True)
+    side = int(np.ceil(np.sqrt(len(unique))))
+    cells = np.concatenate([unique, np.repeat(unique[:1], side**2 - len(unique), axis=0)]) / 255
+    image = cells.reshape(side, side, 3).repeat(SWATCH, axis=0).repeat(SWATCH, axis=1)
+    row, column = np.divmod(np.arange(len(unique)), side)
+    uvs = np.stack([column + 0.5, row + 0.5], axis=1) / side
+    return uvs, np.repeat(index.reshape(-1, 1), 3, axis=1), image
+
+
+def _atlas(parts: list[Part]) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "T 2"]]:
+    """All textures on one picture, shelf by shelf, and all UVs on it."""
+    if len(parts) == 1:
+        return parts[0].image, parts[0].uvs
+    framed = [np.pad(part.image, ((GUTTER, GUTTER), (GUTTER, GUTTER), (0, 0)), mode="edge") for part in parts]
+    width = max(*(f.shape[1] for f in framed), int(np.sqrt(sum(f.shape[0] * f.shape[1] for f in framed))))
+    places, x, y, shelf = {}, 0, 0, 0
+    for index in sorted(range(len(framed)), key=lambda i: -framed[i].shape[0]):
+        if x + framed[index].shape[1] > width:
+            x, y, shelf = 0, y + shelf, 0
+        places[index] = x, y
+        x, shelf = x + framed[index].shape[1], max(shelf, framed[index].shape[0])
+    atlas = np.zeros((y + shelf, width, 3))
+    uvs = []
+    for index, part in enumerate(parts):
+        x, y = places[index]
+        atlas[y : y + framed[index].shape[0], x : x + framed[index].shape[1]] = framed[index]
+        size = np.array(part.image.shape[1::-1])
+        uvs.append((part.uvs * size + GUTTER + [x, y]) / [width, len(atlas)])
+    return atlas, np.concatenate(uvs)
+
+
+def _stacked(indices: list[Int[np.ndarray, "F 3"]], counts: list[int]) -> Int[np.ndarray, "G 3"]:
+    """Index lists one after the other, each moved past what the ones before it point into."""
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([index + start for index, start in zip(indices, starts, strict=True)])
+
+
+def _srgb(linear: Float[np.ndarray, "*P 3"]) -> Float[np.ndarray, "*P 3"]:
+    """Display sRGB of linear light (IEC 61966-2-1)."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear.clip(1e-9), 1 / 2.4) - 0.055)
+
+
+def _linear(srgb: Float[np.ndarray, "*P 3"]) -> Float[np.ndarray, "*P 3"]:
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
