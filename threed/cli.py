@@ -1,0 +1,236 @@
+"""The command line: `threed text PROMPT` and `threed doctor`.
+
+Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
+0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from threed import __version__, disk
+from threed.errors import Failure, Mistake, unknown
+
+if TYPE_CHECKING:
+    from threed.recipes import Recipe
+    from threed.run import Request, Run
+
+SEED = (0, 2**63 - 1)
+STEPS = (1, 100_000)
+FACES = (100, 200_000)
+TEXTURE = (64, 4096)
+HEIGHT = (0.001, 1000.0)
+ROOM = 50  # MB: the most a run writes, with room to spare
+TEXT_HELP = """Turn a sentence into a textured 3D asset.
+
+The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview.png, turntable.webp, report.json and
+recipe.json; progress.png shows the object while it takes shape.
+
+For example:
+  threed text "a wooden barrel"
+  threed text "a small green pine tree" --seed 3 --faces 2000 --texture-size 512 --height 4
+  threed text "a wooden barrel" --resume        # go on where a run was stopped
+"""
+ABOUT = """A sentence becomes a game-ready 3D asset, on any machine.
+
+Start with: threed text "a wooden barrel"
+
+Version: threed --version
+"""
+DOCTOR_HELP = "Say what this machine offers and what is missing; exit code 1 if a run would fail."
+
+
+def said(text: str, default: str | None = None, metavar: str | None = None) -> object:
+    """A flag's help, and what holds where the flag is left out if that is not a plain value."""
+    return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})" if default else None, metavar=metavar)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What `threed text` was asked for, as it was typed; None where the recipe decides."""
+
+    prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
+    output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
+    seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
+    recipe: Annotated[str, said("How it is made: a name from threed/recipes.py.")] = "dreamfusion"
+    prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
+    negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
+    steps: Annotated[int | None, said(f"Optimisation steps, {STEPS[0]} to {STEPS[1]}.", "the recipe's")] = None
+    format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
+    faces: Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")] = None
+    texture_size: Annotated[
+        int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
+    ] = None
+    height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")] = None
+    device: Annotated[str, said("Where to compute: cpu, cuda, mps.")] = "cpu"
+    resume: Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")] = False
+    overwrite: Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")] = False
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """`threed doctor` takes no flags."""
+
+
+Command = (
+    Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        Console().print(f"threed {__version__}", highlight=False)
+        return 0
+    again = shlex.join(["threed", *(a for a in arguments if a not in {"--resume", "--overwrite"}), "--resume"])
+    try:
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="threed",
+            description=ABOUT,
+            args=arguments or ["--help"],
+            config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff),
+        )
+        if isinstance(command, Doctor):
+            from threed import doctor
+
+            return doctor.main()
+        text(command)
+    except Mistake as mistake:
+        return complain(str(mistake), 2)
+    except Failure as failure:
+        return complain(f"{failure}; continue with: {again}", 1)
+    except BrokenPipeError:  # `threed ... | head` has read enough; Python must not flush into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in disk.FULL:
+            raise
+        return complain(f"the disk is full ({error}); free {ROOM} MB and continue with: {again}", 1)
+    except KeyboardInterrupt:
+        return complain(f"stopped; continue with: {again}", 130)
+    return 0
+
+
+def text(asked: Text) -> None:
+    """`threed text`: check everything, make the asset, say where it is."""
+    check_cheaply(asked)
+    request = resolve(asked)
+    check_prior(request)
+
+    from threed.machine import set_threads
+    from threed.pipeline import text_to_3d
+    from threed.run import Run, slug
+
+    set_threads()
+    folder = asked.output or Path("outputs") / f"{slug(request.prompt)}-{request.seed}"
+    with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
+        text_to_3d(request, run)
+        summarise(run)
+
+
+def check_cheaply(asked: Text) -> None:
+    """What can be judged without importing anything. Raises Mistake."""
+    if not asked.prompt.strip():
+        raise Mistake('the prompt is empty; say what to make, for example: threed text "a wooden barrel"')
+    if not asked.format:
+        raise Mistake("--format names nothing; give at least one, for example: --format glb")
+    if asked.resume and asked.overwrite:
+        raise Mistake("--resume and --overwrite contradict each other; give one of them")
+    ranges = {"seed": SEED, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
+    for name, (low, high) in ranges.items():
+        value = getattr(asked, name)
+        if value is not None and not low <= value <= high:  # NaN is in no range
+            flag = "--" + name.replace("_", "-")
+            raise Mistake(f"{flag} is {value}; it must lie between {low:g} and {high:g}")
+    if asked.texture_size is not None and asked.texture_size.bit_count() != 1:
+        near = 2 ** round(math.log2(asked.texture_size))
+        raise Mistake(f"--texture-size is {asked.texture_size}; it must be a power of two, for example {near}")
+
+
+def resolve(asked: Text) -> Request:
+    """The whole request, every name looked up and every default filled in. Raises Mistake."""
+    import torch
+
+    from threed.exporters import WRITERS
+    from threed.recipes import RECIPES
+    from threed.run import Request
+
+    if asked.recipe not in RECIPES:
+        raise unknown("recipe", asked.recipe, RECIPES)
+    formats = tuple(dict.fromkeys(name.lower().lstrip(".") for name in asked.format))
+    for name in formats:
+        if f".{name}" not in WRITERS:
+            raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
+    devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked.device not in devices:
+        raise unknown("device", asked.device, devices)
+    if not devices[asked.device]:
+        offered = ", ".join(name for name, there in devices.items() if there)
+        raise Mistake(f"PyTorch finds no device {asked.device!r} on this machine; use one of: {offered}")
+    return Request(
+        prompt=" ".join(asked.prompt.split()),
+        negative=" ".join(asked.negative.split()),
+        seed=asked.seed,
+        prior=asked.prior,
+        device=asked.device,
+        formats=formats,
+        recipe=with_flags(RECIPES[asked.recipe], asked),
+    )
+
+
+def with_flags(recipe: Recipe, asked: Text) -> Recipe:
+    """The recipe, with the flags that were given in place of its own values."""
+    given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
+    asset = replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
+    steps = recipe.coarse.steps if asked.steps is None else asked.steps
+    return replace(recipe, asset=asset, coarse=replace(recipe.coarse, steps=steps))
+
+
+def check_prior(request: Request) -> None:
+    """That the weights are whole and the prompts short enough. Raises Mistake."""
+    from threed.distill import embedded
+
+    folder = None if request.prior == "embedded" else Path(request.prior)
+    if folder is not None and not folder.is_dir():
+        raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
+    try:
+        embedded.verify(folder)
+        limit = embedded.token_limit(folder)
+        for what, prompt in (("prompt", request.prompt), ("--negative", request.negative)):
+            count = embedded.token_count(prompt, folder)
+            if count > limit:
+                raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
+    except embedded.UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def summarise(run: Run) -> None:
+    """Where the files are and what the run took."""
+    from threed.machine import peak_memory
+    from threed.run import FILES
+
+    console = Console()
+    for path in (run.path(name) for name in FILES if run.path(name).exists()):
+        console.print(f"{path}  {path.stat().st_size / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
+    took = "  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.log.seconds().items())
+    memory = peak_memory()
+    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False)
+
+
+def complain(message: str, code: int) -> int:
+    """One line on stderr."""
+    sys.stderr.write(f"threed: {message}\n")
+    return code

@@ -1,0 +1,62 @@
+"""What the machine offers to this process: cores, memory. Threads are set here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def cores() -> int:
+    """Physical cores this process may use: its CPU set, hyper-threads counted once, within a container's quota."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    siblings = {_siblings(cpu) for cpu in os.sched_getaffinity(0)}
+    return max(1, min(len(siblings), _quota()))
+
+
+def set_threads() -> int:
+    """One thread a core, for PyTorch and for the numba kernels, which follow it; OMP_NUM_THREADS overrules."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+    return torch.get_num_threads()
+
+
+def peak_memory() -> int | None:
+    """The most bytes this process has held in memory so far; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kilobytes
+
+
+def total_memory() -> int | None:
+    """Bytes of memory this process may use, a container's limit included; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read("/sys/fs/cgroup/memory.max")
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def _siblings(cpu: int) -> str:
+    """The hyper-threads that share this CPU's core."""
+    return _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+
+
+def _quota() -> int:
+    """Whole cores that a container's time quota leaves busy (cgroup 2, cpu.max: microseconds of every period)."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    return math.ceil(int(quota) / int(period)) if quota.isdigit() else sys.maxsize
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
