@@ -72,7 +72,7 @@ def _manifold(vertices: Vertices, faces: Faces) -> Faces:
 
 def _repeated(faces: Int[np.ndarray, "F 3"]) -> Bool[np.ndarray, "F"]:
     _, edge, count = np.unique(_directed(faces), axis=0, return_inverse=True, return_counts=True)
-    return (count[edge.reshape(-1)] > 1).reshape(3, -1).any(0)
+    return np.any((count[edge.reshape(-1)] > 1).reshape(3, -1), axis=0)
 
 
 def _closed(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
@@ -82,7 +82,8 @@ def _closed(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     onward: dict[int, list[int]] = {}
     for a, b in edges[~np.isin(forward, backward)].tolist():
         onward.setdefault(b, []).append(a)  # the missing twin runs the other way
-    centres, fans = [], []
+    centres: list[np.ndarray] = []
+    fans: list[np.ndarray] = []
     for loop in _loops(onward):
         centre = np.full(len(loop), len(vertices) + len(centres))
         centres.append(vertices[loop].mean(0))
