@@ -172,8 +172,8 @@ def _homogeneous(
 
     A centre that snapping alone put inside is moved to the triangle's border.
     """
-    x = corners[..., 0] - ((2 * column + 1) / width - 1)[:, None] * corners[..., 3]
-    y = corners[..., 1] - (1 - (2 * row + 1) / height)[:, None] * corners[..., 3]
+    fx, fy = (2 * column.to(corners) + 1) / width - 1, 1 - (2 * row.to(corners) + 1) / height
+    x, y = corners[..., 0] - fx[:, None] * corners[..., 3], corners[..., 1] - fy[:, None] * corners[..., 3]
     areas = x.roll(-1, 1) * y.roll(-2, 1) - y.roll(-1, 1) * x.roll(-2, 1)
     weights = (areas * areas.sum(1, keepdim=True).sign()).clamp(min=0)
     total = weights.sum(1, keepdim=True)
