@@ -16,8 +16,10 @@ from typing import Any, Literal, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from threed.renderers.camera import Cameras
+from threed.renderers.volume import Render
 
 Kind = Literal["noise", "clean", "velocity", "flow"]
 
@@ -32,6 +34,13 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.kinds) * len(self.cameras)
+
+    def of(self, render: Render) -> Float[Tensor, "P H W 3"]:
+        """These pictures of a scene, in front of the background; the unit normal n is drawn as (n + 1) / 2."""
+        behind = (1 - render.alpha) * self.background
+        normal = functional.normalize(render.normal, dim=-1, eps=1e-4)
+        drawn = {"albedo": render.albedo, "shaded": render.rgb, "normal": (normal + 1) / 2 * render.alpha}
+        return torch.cat([drawn[kind] + behind for kind in self.kinds])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Pictures are display sRGB in [0, 1], channels last, row 0 on top; files are 8-bi
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,13 @@ def sheet(pictures: Float[Tensor, "N H W 3"], columns: int, gap: int = 8) -> Ima
         row, column = divmod(index, columns)
         paper.paste(image(picture), (gap + column * (width + gap), gap + row * (height + gap)))
     return paper
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def preview(asset: Asset, size: int = 256, smooth: bool = True) -> Image.Image:

@@ -1,0 +1,81 @@
+"""From a soft volume to a solid: where the surface lies, and what colour it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from skimage.measure import marching_cubes
+from torch import Tensor
+from torch.nn import functional
+
+from threed.exporters.clean import clean
+from threed.nerf import NeRF
+from threed.pictures import silhouette_iou
+from threed.renderers import surface
+from threed.renderers.camera import orbit
+from threed.renderers.mesh import Mesh
+
+THRESHOLDS = (2.5, 5.0, 10.0, 20.0, 40.0)  # densities, per metre
+CHUNK = 1 << 17  # points at once
+
+
+def extract(nerf: NeRF, grid: int, smoothing: int) -> Mesh:
+    """The closed, outward solid whose silhouettes agree best with the volume's, over all thresholds.
+
+    `grid` is the number of cells along a side, `smoothing` the number of Taubin iterations. Raises ValueError when no
+    threshold leaves anything solid.
+    """
+    density = sampled(nerf, grid)
+    cameras = orbit(8)
+    with torch.no_grad():
+        soft = nerf.render(cameras)
+    size = soft.alpha.shape[1]
+    solids = [isosurface(density, threshold, nerf.config.bound) for threshold in THRESHOLDS]
+    solids = [solid for solid in solids if solid is not None]
+    if not solids:
+        raise ValueError(f"its density stays below {THRESHOLDS[0]} per metre everywhere; use more --steps")
+
+    def agreement(solid: Mesh) -> float:
+        return silhouette_iou(surface.render(solid, cameras, size, size, supersample=1).alpha, soft.alpha)
+
+    return clean(max(solids, key=agreement), smoothing=smoothing)
+
+
+@torch.no_grad()
+def sampled(nerf: NeRF, grid: int) -> Float[Tensor, "X Y Z"]:
+    """Density at the (grid + 1)^3 vertices of a lattice over the cube."""
+    axis = torch.linspace(-nerf.config.bound, nerf.config.bound, grid + 1)
+    points = torch.cartesian_prod(axis, axis, axis)
+    return torch.cat([nerf.density(p) for p in points.split(CHUNK)]).reshape((grid + 1,) * 3)
+
+
+def isosurface(density: Float[Tensor, "X Y Z"], threshold: float, bound: float) -> Mesh | None:
+    """Marching cubes, closed where the object touches the cube; None where nothing crosses the threshold."""
+    # The logarithm is nearly linear across the surface, so that edges are cut where the density is, not halfway.
+    level = functional.pad(density.clamp(min=1e-6).log(), (1,) * 6, value=float(np.log(1e-6))).numpy()
+    if not level.min() < np.log(threshold) < level.max():
+        return None
+    spacing = 2 * bound / (len(density) - 1)
+    vertices, faces, _, _ = marching_cubes(level, float(np.log(threshold)), spacing=(spacing,) * 3)
+    vertices = torch.from_numpy(vertices - bound - spacing).float()
+    mesh = Mesh(vertices, torch.from_numpy(faces.astype(np.int64)))
+    return mesh if mesh.volume > 0 else Mesh(vertices, mesh.faces.flip(1))
+
+
+def surface_colour(nerf: NeRF, depth: float = 0.08, samples: int = 8) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a ray along minus the normal sees of the volume, on its way through `depth` metres around the surface."""
+    edges = torch.linspace(-depth / 2, depth / 2, samples + 1)
+    middle, length = (edges[1:] + edges[:-1]) / 2, depth / samples
+
+    def colour(points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        ways = points[:, None] - normals[:, None] * middle[:, None]
+        sample = nerf(ways.reshape(-1, 3))
+        opacity = 1 - (-sample.density.reshape(-1, samples) * length).exp()
+        clear = functional.pad((1 - opacity).cumprod(dim=1)[:, :-1], (1, 0), value=1.0)
+        weights = opacity * clear + 1e-6
+        return (weights[..., None] * sample.albedo.reshape(-1, samples, 3)).sum(1) / weights.sum(1, keepdim=True)
+
+    return colour

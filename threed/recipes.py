@@ -1,0 +1,72 @@
+"""Every default of the project, as data: the command line, the documentation and the tests read recipes here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from threed.distill.anneal import Anneal
+from threed.distill.sds import SDS
+from threed.nerf import NeRFConfig
+from threed.renderers.ops import HashGrid
+from threed.views import Views
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Weights of what is asked of any shape, whatever the prompt; per picture, beside a loss summed over pixels."""
+
+    sparsity: Anneal = field(default_factory=lambda: Anneal(0.0))  # no haze
+    opacity: Anneal = field(default_factory=lambda: Anneal(0.0))  # solid or empty, nothing between
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation: how long, seen from where, under which loss."""
+
+    name: str
+    steps: int
+    views: Views
+    kinds: tuple[str, ...]  # what the pictures of every view show
+    loss: SDS
+    terms: Terms = field(default_factory=Terms)
+    white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
+
+
+@dataclass(frozen=True)
+class AssetSettings:
+    """What the exported asset looks like."""
+
+    faces: int = 8000  # at most
+    texture_size: int = 1024  # texels a side, a power of two
+    height: float = 1.0  # metres
+    grid: int = 128  # cells a side of the isosurface
+    smoothing: int = 10  # Taubin iterations
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    about: str  # one line for --help
+    nerf: NeRFConfig
+    coarse: Stage
+    asset: AssetSettings = field(default_factory=AssetSettings)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in [
+        Recipe(
+            name="dreamfusion",
+            about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
+            nerf=NeRFConfig(grid=HashGrid(levels=5, coarsest=8, finest=64), hidden=16, samples=48),
+            coarse=Stage(
+                name="coarse",
+                steps=120,
+                views=Views(),
+                kinds=("albedo", "normal"),
+                # Poole et al. with Imagen: scale 100, t in [0.02, 0.98], weight sigma^2, 15,000 steps.
+                loss=SDS(scale=5.0, rescale=0.7, t_min=Anneal(0.98, 0.4), t_max=Anneal(0.98, 0.4), weight="clean"),
+            ),
+        ),
+    ]
+}

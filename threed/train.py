@@ -1,0 +1,143 @@
+"""fit: optimise a scene until, to a frozen prior, its renders look like the prompt."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threed.distill.prior import Pictures, Prior
+from threed.errors import Failure
+from threed.pictures import png, sheet
+from threed.recipes import Stage, Terms
+from threed.regularizers import opacity, sparsity
+from threed.renderers.camera import Cameras
+from threed.renderers.volume import Render
+from threed.run import Request, Run
+
+CHECKPOINT_EVERY = 20  # steps
+ATTEMPTS = 3  # at one stage before the run gives up
+EMPTY, FULL = 0.002, 0.98  # mean alpha of a step's pictures beyond which nothing good comes any more
+
+
+class Scene(Protocol):
+    """Whatever can be seen and optimised; an `nn.Module`, whose state is what a checkpoint keeps."""
+
+    def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render: ...
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    def after_step(self, step: int, generator: torch.Generator) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
+
+
+def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) -> None:
+    """Optimise `scene` through `stage`, from the run's last checkpoint of it on.
+
+    A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
+    stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
+    """
+    optimizer = torch.optim.Adam(scene.param_groups(), betas=(0.9, 0.99), eps=1e-15)
+    learned = stage.loss.init(prior)
+    step, attempt = restore(run, stage, scene, optimizer)
+    with run.log.stage(stage.name, stage.steps, step) as log:
+        while step < stage.steps:
+            generator = seeded(request.seed, attempt, step)  # so that a resumed run is the same run
+            progress = step / stage.steps  # every schedule is a function of this
+            pictures = Pictures(stage.views.sample(generator), stage.kinds, background(stage, generator))
+            render = scene.render(pictures.cameras, generator=generator)  # what we see
+            shown = pictures.of(render)
+            latents = prior.encode(shown)
+            conditions = prior.conditions(request.prompt, request.negative, pictures)
+            losses = stage.loss(prior, learned, latents, conditions, progress, generator)  # how the prior wants it
+            losses |= terms(stage.terms, render, progress)  # what we ask of any shape
+            if problem := trouble(losses, render):
+                step, attempt = go_back(run, stage, scene, optimizer, problem, step, attempt)
+                continue
+            if step % CHECKPOINT_EVERY == 0:  # before the update: only a state that was seen to be sound is kept
+                run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+            scene.after_step(step, generator)
+            step += 1
+            log(step, losses, pictures=len(pictures))
+            log.picture(partial(contact_sheet, shown, len(pictures.cameras)))
+        run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
+
+
+def state_of(stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer, step: int, attempt: int) -> dict[str, Any]:
+    """All that the steps to come depend on."""
+    return {
+        "stage": stage.name,
+        "step": step,
+        "attempt": attempt,
+        "scene": scene.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+def restore(run: Run, stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Put the run's last state of this stage back; returns its step and attempt, (0, 0) where there is none."""
+    state = run.latest()
+    if state is None or state["stage"] != stage.name:
+        return 0, 0
+    scene.load_state_dict(state["scene"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["attempt"]
+
+
+def go_back(
+    run: Run,
+    stage: Stage,
+    scene: Scene,
+    optimizer: torch.optim.Optimizer,
+    problem: str,
+    step: int,
+    attempt: int,
+) -> tuple[int, int]:
+    """To the last sound state, and on from there with other noise. Raises Failure when that was tried often enough."""
+    if attempt + 1 == ATTEMPTS or step == 0:
+        raise Failure(f"{stage.name}, step {step}: {problem}, {attempt + 1} times now; try another --seed or prompt")
+    sound, _ = restore(run, stage, scene, optimizer)
+    run.log.note(f"{stage.name}, step {step}: {problem}; going back to step {sound} and on with other noise")
+    return sound, attempt + 1
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator of its own for these numbers, independent of those of all others."""
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+
+def background(stage: Stage, generator: torch.Generator) -> Float[Tensor, "3"]:
+    """The plain colour, display sRGB, that all pictures of one step share."""
+    chance, colour = torch.rand(1, generator=generator), torch.rand(3, generator=generator)
+    return torch.ones(3) if chance < stage.white_background else colour
+
+
+def terms(weights: Terms, render: Render, progress: float) -> dict[str, Tensor]:
+    """The weighted regularizers that a stage asks for by now."""
+    asked = {"sparsity": (weights.sparsity(progress), sparsity), "opacity": (weights.opacity(progress), opacity)}
+    return {name: weight * term(render.alpha) for name, (weight, term) in asked.items() if weight}
+
+
+def trouble(losses: dict[str, Tensor], render: Render) -> str | None:
+    """What is wrong with this step, if anything: such a scene must neither be kept nor exported."""
+    if bad := [name for name, loss in losses.items() if not loss.isfinite()]:
+        return f"the loss {bad[0]!r} is not finite"
+    cover = float(render.alpha.detach().mean())
+    if cover < EMPTY:
+        return "the volume is empty"
+    if cover > FULL:
+        return "the volume fills the pictures"
+    return None
+
+
+def contact_sheet(shown: Float[Tensor, "P H W 3"], columns: int) -> bytes:
+    """The pictures of a step as a PNG, a row a kind, enlarged for people."""
+    enlarged = shown.detach().repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
+    return png(sheet(enlarged, columns))
