@@ -1,0 +1,355 @@
+"""The small prior that ships with the program, or a folder of the same kind.
+
+Layout: diffusers' `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, safetensors only, and `prior.json` with the
+conventions. Latents are pixels in [-1, 1]; the network sees them 4 x 4-unshuffled, beside a reference picture (zeros:
+none is offered yet), and predicts the clean picture. Timesteps: 1000 t on the cosine schedule. It knows cameras by
+angles, distance and the plain background's colour, and expects a field of view of 40 degrees.
+Joint views: in every self-attention the pictures of a group see one another's tokens; no weights belong to that.
+
+A compressed folder holds large weights as int8, symmetric, one scale per output channel: `name` and `name.scale`.
+`SHA256SUMS`, where a folder has it (the shipped one does), is checked before anything is read.
+Importing diffusers takes seconds, so it waits for `load`; nothing here reaches for the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
+
+from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
+
+SHIPPED = Path(__file__).parent / "weights"
+PREDICTIONS: dict[str, Kind] = {"sample": "clean", "epsilon": "noise", "v_prediction": "velocity"}  # diffusers' names
+CAMERA_FEATURES = 32
+REFERENCE_CHANNELS = 4  # RGB and alpha
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What `prior.json` says."""
+
+    image_size: int  # pixels a side
+    patch: int  # pixels a side of what one token of the network's grid covers
+    prediction: Kind
+    kinds: tuple[str, ...]
+    text_tokens: int  # the two markers at the ends of a prompt included
+    fov_y: float  # degrees
+    compressed: bool
+
+    @staticmethod
+    def read(folder: Path) -> Conventions:
+        """Raises UnreadablePrior when prior.json is missing, incomplete or of another kind."""
+        path = folder / "prior.json"
+        with readable(path):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["camera_features"] != CAMERA_FEATURES:
+                raise ValueError(f"camera_features is {found['camera_features']}, this program knows {CAMERA_FEATURES}")
+            return Conventions(
+                image_size=found["image_size"],
+                patch=found["patch"],
+                prediction=PREDICTIONS[found["prediction"]],
+                kinds=tuple(found["kinds"]),
+                text_tokens=found["text_tokens"],
+                fov_y=found["fov_y_degrees"],
+                compressed=found.get("compression") == "int8",
+            )
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt."""
+
+    tokens: Float[Tensor, "tokens features"]
+    mean: Float[Tensor, "features"]  # over the real tokens
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What P pictures are told to show."""
+
+    context: Float[Tensor, "P tokens features"]
+    labels: Float[Tensor, "P 160"]  # camera features, then the mean of the text
+    joint: int  # so many successive pictures see one another
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A text- and camera-conditioned prior of single objects on plain backgrounds; make one with `load`."""
+
+    conventions: Conventions
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    texts: dict[str, Text] = field(default_factory=dict, repr=False)  # every prompt is encoded once
+
+    @staticmethod
+    def load(
+        folder: Path | str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Embedded:
+        """The shipped prior, or the one in `folder`; raises UnreadablePrior when a file is at fault."""
+        folder = SHIPPED if folder is None else Path(folder)
+        verify(folder)
+        conventions = Conventions.read(folder)
+        with quiet():
+            unet = load_unet(folder / "unet", conventions.compressed)
+            unet.to(device, dtype or compute_dtype(torch.device(device)), memory_format=torch.channels_last)
+            unet.set_attn_processor(JointAttention())
+            for module in unet.modules():
+                if isinstance(module, torch.nn.GroupNorm):
+                    # On CPUs, PyTorch's group norm is ten times slower in channels_last than in contiguous memory.
+                    module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+            text_encoder = load_text_encoder(folder / "text_encoder", conventions.compressed).to(device, torch.float32)
+            return Embedded(conventions, unet, text_encoder, load_tokenizer(folder))
+
+    @property
+    def image_size(self) -> int:
+        return self.conventions.image_size
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.conventions.kinds
+
+    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        return cosine(t)
+
+    def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
+        """Raises ValueError for pictures of another size."""
+        if image.shape[1:3] != (self.image_size, self.image_size):
+            height, width = image.shape[1:3]
+            raise ValueError(f"pictures are {width} x {height}; render {self.image_size} x {self.image_size} pixels")
+        return pixels(image)
+
+    @torch.no_grad()
+    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+        """Raises ValueError for too long a prompt, kinds it does not know, or another field of view than its own."""
+        fov_y = torch.rad2deg(pictures.cameras.fov_y)
+        if ((fov_y - self.conventions.fov_y).abs() > 1).any():
+            asked = ", ".join(f"{angle:g}" for angle in fov_y.unique().tolist())
+            raise ValueError(f"fov_y is {asked} degrees; use {self.conventions.fov_y:g}, as in training")
+        unknown = set(pictures.kinds) - set(self.kinds)
+        if unknown:
+            raise ValueError(f"unknown kind {min(unknown)!r}; this prior knows {', '.join(self.kinds)}")
+        view = camera_features(pictures, self.kinds)
+        return Conditions(
+            positive=self._condition(prompt, view),
+            null=self._condition("", view),
+            negative=self._condition(negative, view) if negative.strip() else None,
+        )
+
+    @torch.no_grad()
+    def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
+        alpha, sigma = self.alpha_sigma(t)
+        patches = pixel_unshuffle(z_t, self.conventions.patch)
+        reference = patches.new_zeros(len(z_t), REFERENCE_CHANNELS * self.conventions.patch**2, *patches.shape[2:])
+        dtype = self.unet.dtype
+        output = self.unet(
+            torch.cat([patches, reference], dim=1).to(dtype, memory_format=torch.channels_last),
+            1000 * t,
+            condition.context.to(dtype),
+            class_labels=condition.labels.to(dtype),
+            cross_attention_kwargs={"joint": condition.joint},
+            return_dict=False,
+        )[0]
+        output = pixel_shuffle(output.to(z_t.dtype), self.conventions.patch)
+        return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
+
+    def _condition(self, prompt: str, view: Float[Tensor, "P 32"]) -> Condition:
+        if prompt not in self.texts:
+            self.texts[prompt] = self._encoded(prompt)
+        text = self.texts[prompt]
+        context = text.tokens.expand(len(view), -1, -1)
+        labels = torch.cat([view.to(text.mean), text.mean.expand(len(view), -1)], dim=1)
+        return Condition(context, labels, joint=len(view))
+
+    def _encoded(self, prompt: str) -> Text:
+        limit = self.conventions.text_tokens
+        tokens = self.tokenizer(normalized(prompt), padding="max_length", max_length=limit, return_tensors="pt")
+        ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
+        if ids.shape[1] > limit:
+            raise ValueError(f"the prompt {prompt!r} takes {ids.shape[1]} tokens; shorten it to at most {limit}")
+        states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[0]
+        return Text(tokens=states, mean=states[mask[0].bool()].mean(dim=0))
+
+
+class JointAttention:
+    """diffusers' attention processor: self-attention over the tokens of `joint` pictures at once."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "P N C"],
+        encoder_hidden_states: Float[Tensor, "P tokens features"] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        joint: int = 1,
+    ) -> Float[Tensor, "P N C"]:
+        del attention_mask, temb  # this network has neither
+        x = hidden_states
+        if encoder_hidden_states is None:
+            x = x.reshape(len(x) // joint, joint * x.shape[1], x.shape[2])
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            linear.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for linear in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
+        )
+        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return attn.to_out[0](mixed).reshape(hidden_states.shape)
+
+
+def camera_features(pictures: Pictures, kinds: tuple[str, ...]) -> Float[Tensor, "P 32"]:
+    """What the network is told about each picture, kind-major; `kinds` is the order in which it was trained."""
+    cameras = pictures.cameras
+    azimuth, elevation = cameras.azimuth[:, None], cameras.elevation[:, None]
+    one, harmonics = torch.ones_like(azimuth), azimuth * torch.arange(1, 5).to(azimuth)
+    angles = [harmonics.sin(), harmonics.cos(), *(f(k * elevation) for k in (1, 2) for f in (torch.sin, torch.cos))]
+    no_reference = torch.zeros_like(azimuth).expand(-1, 11)  # there is none: its harmonics, its elevation
+    distance = 3 * (cameras.distance[:, None] - 3.1)
+    background = (2 * pictures.background - 1).to(azimuth).expand(len(cameras), 3)
+
+    def features(kind: str) -> Float[Tensor, "C 32"]:
+        which = torch.tensor([float(kind == known) for known in kinds]).to(azimuth).expand(len(cameras), -1)
+        return torch.cat([one, *angles, no_reference, which, distance, background, one], dim=1)
+
+    return torch.cat([features(kind) for kind in pictures.kinds])
+
+
+def normalized(prompt: str) -> str:
+    """Captions were trained in lower case."""
+    return prompt.strip().lower()
+
+
+def token_count(prompt: str, folder: Path | str | None = None) -> int:
+    """How many tokens a prompt takes, the two markers at its ends included; reads the tokenizer alone."""
+    return len(load_tokenizer(SHIPPED if folder is None else Path(folder))(normalized(prompt)).input_ids)
+
+
+def token_limit(folder: Path | str | None = None) -> int:
+    """How many tokens a prompt may take."""
+    return Conventions.read(SHIPPED if folder is None else Path(folder)).text_tokens
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, float32 elsewhere: emulation is slower than float32."""
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights from their compressed form: int8 times the scale of its output channel, float32."""
+    scales = {name.removesuffix(".scale"): scale for name, scale in stored.items() if name.endswith(".scale")}
+    return {
+        name: value.float() * scales[name].view(-1, *[1] * (value.ndim - 1)) if name in scales else value.float()
+        for name, value in stored.items()
+        if not name.endswith(".scale")
+    }
+
+
+def verify(folder: Path | str | None = None) -> None:
+    """Compare a prior's files with its SHA256SUMS; raises UnreadablePrior naming the first that differs."""
+    folder = SHIPPED if folder is None else Path(folder)
+    sums = folder / "SHA256SUMS"
+    if folder != SHIPPED and folder.is_dir() and not sums.exists():
+        return
+    with readable(sums):
+        expected = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines()]
+    for digest, name in expected:
+        with readable(folder / name):
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError("its checksum differs from SHA256SUMS")
+
+
+class UnreadablePrior(ValueError):
+    """A prior's file is missing, altered or corrupt."""
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while reading `path` becomes one error that names it and the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        shipped = path.is_relative_to(SHIPPED)
+        remedy = "reinstall the package" if shipped else "copy the prior's folder again"
+        raise UnreadablePrior(f"cannot use {path}: {error}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Neither diffusers nor transformers may log below an error or draw progress bars."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    before = diffusers_log.get_verbosity(), transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    diffusers_log.set_verbosity_error()
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_log.set_verbosity(before[0])
+        transformers_log.set_verbosity(before[1])
+        if before[2]:
+            transformers_log.enable_progress_bar()
+
+
+def load_unet(folder: Path, compressed: bool) -> Any:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with readable(folder):
+        if compressed:
+            with torch.device("meta"):  # no time goes into random numbers that are replaced at once
+                unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder, local_files_only=True))
+            unet.load_state_dict(restore(load_file(folder / "diffusion_pytorch_model.safetensors")), assign=True)
+        else:
+            unet, report = UNet2DConditionModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+            complete(report)
+    return unet.eval().requires_grad_(False)
+
+
+def load_text_encoder(folder: Path, compressed: bool) -> Any:
+    from transformers import BertConfig, BertModel
+
+    with readable(folder):
+        if compressed:
+            encoder = BertModel(BertConfig.from_pretrained(folder, local_files_only=True), add_pooling_layer=False)
+            encoder.load_state_dict(restore(load_file(folder / "model.safetensors")))
+        else:
+            loaded: Any = BertModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, add_pooling_layer=False, output_loading_info=True
+            )
+            encoder, report = loaded
+            complete(report)
+    return encoder.eval().requires_grad_(False)
+
+
+def complete(report: dict[str, Any]) -> None:
+    """from_pretrained fills what a file lacks with random numbers; refuse that."""
+    if report["missing_keys"]:
+        raise ValueError(f"the weights lack {min(report['missing_keys'])!r}")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    # Asked by hand because from_pretrained makes a tokenizer without words when the file is missing.
+    with readable(folder / "tokenizer" / "tokenizer.json"):
+        if not (folder / "tokenizer" / "tokenizer.json").is_file():
+            raise ValueError("there is no such file")
+        return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
