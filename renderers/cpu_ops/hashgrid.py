@@ -7,8 +7,9 @@ or, along a direction u of the unit cube, the slope of that weight u . dw_c/dx:
     scatter  table_c += w_c g                its transpose, the gradient with respect to the table
     slope    J^T v = sum_c (dw_c/dx) (table_c . v)
 
-The level is the outer loop over a thread's points, so that one level's table stays in cache; in `scatter` every level
-belongs to one thread, so that sums have one order.
+Points are taken in blocks. For each level a block's corners are worked out first, in loops that vectorise, then looked
+up; arrays of positions and directions are therefore held axis by axis, [3, N]. In `scatter` every level belongs to one
+thread, so that sums have one order whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ def hash_gradient(
 ) -> Float[Tensor, "N 3"]:
     """J(x)^T v with J the slope of `hash_encode`; differentiable in `table` and `v`, a constant in x."""
     return _Slope.apply(x, table, v, grid)
+
+
+BLOCK = 256  # points whose corners are worked out at a time, in the innermost cache
 
 
 class _Encode(torch.autograd.Function):
@@ -77,9 +81,9 @@ class _Slope(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
         ctx.save_for_backward(x, table, v)
         ctx.grid = grid
-        slope = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        launch(_slope, x, table, v, *_geometry(x, grid), torch.get_num_threads(), slope)
-        return slope
+        slope = x.new_zeros(3, len(x))
+        launch(_slope, x.T, table, v, *_geometry(x, grid), slope)
+        return slope.T.contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -96,159 +100,181 @@ class _Slope(torch.autograd.Function):
 
 def _gather_all(x: Tensor, u: Tensor | None, table: Tensor, grid: HashGrid) -> Tensor:
     encoded = table.new_empty(len(x), grid.levels * table.shape[1])
-    launch(_gather, x, u, table, *_geometry(x, grid), torch.get_num_threads(), encoded)
+    launch(_gather, x.T, None if u is None else u.T, table, *_geometry(x, grid), encoded)
     return encoded
 
 
 def _scatter_all(x: Tensor, u: Tensor | None, g: Tensor, grid: HashGrid) -> Tensor:
     table = g.new_zeros(grid.size, g.shape[1] // grid.levels)
-    launch(_scatter, x, u, g, *_geometry(x, grid), table)
+    launch(_scatter, x.T, None if u is None else u.T, g, *_geometry(x, grid), table)
     return table
 
 
-def _geometry(x: Tensor, grid: HashGrid) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_tensor(grid.scales), torch.tensor(grid.resolutions), torch.tensor(grid.offsets)
+def _geometry(x: Tensor, grid: HashGrid) -> tuple[Tensor, Tensor, Tensor, int]:
+    levels = x.new_tensor(grid.scales), torch.tensor(grid.resolutions), torch.tensor(grid.offsets)
+    return *levels, torch.get_num_threads()
 
 
-@kernel(parallel=True, fastmath=True)
-def _gather(x, u, table, scales, resolutions, offsets, chunks, encoded):
-    features = table.shape[1]
-    for chunk in prange(chunks):
-        start, stop = len(x) * chunk // chunks, len(x) * (chunk + 1) // chunks
+@kernel(parallel=True)
+def _gather(x, u, table, scales, resolutions, offsets, threads, encoded):
+    count = x.shape[1]
+    for thread in prange(threads):
+        start, stop = count * thread // threads, count * (thread + 1) // threads
+        _gather_points(start, stop, x, u, table, scales, resolutions, offsets, encoded)
+
+
+@kernel(fastmath=True)
+def _gather_points(start, stop, x, u, table, scales, resolutions, offsets, encoded):
+    fraction, entry, weight, features = *_block(scales), table.shape[1]
+    for first in range(start, stop, BLOCK):
+        last = min(first + BLOCK, stop)
         for level in range(len(scales)):
             vertices = table[offsets[level] : offsets[level + 1]]
-            for n in range(start, stop):
-                entry, weight = _cell(x, u, n, scales[level], resolutions[level], len(vertices))
+            _locate(x, first, last, scales[level], resolutions[level], len(vertices), fraction, entry)
+            _weigh(x, u, first, last, scales[level], fraction, weight)
+            for n in range(last - first):
+                e, w = _eight(entry, n), _eight(weight, n)
                 for f in range(features):
-                    total = weight[0] * vertices[entry[0], f]
-                    total += weight[1] * vertices[entry[1], f]
-                    total += weight[2] * vertices[entry[2], f]
-                    total += weight[3] * vertices[entry[3], f]
-                    total += weight[4] * vertices[entry[4], f]
-                    total += weight[5] * vertices[entry[5], f]
-                    total += weight[6] * vertices[entry[6], f]
-                    total += weight[7] * vertices[entry[7], f]
-                    encoded[n, level * features + f] = total
+                    total = w[0] * vertices[e[0], f]
+                    for corner in range(1, 8):
+                        total += w[corner] * vertices[e[corner], f]
+                    encoded[first + n, level * features + f] = total
 
 
-@kernel(parallel=True, fastmath=True)
-def _scatter(x, u, g, scales, resolutions, offsets, table):
-    features = table.shape[1]
-    for level in prange(len(scales)):
-        vertices = table[offsets[level] : offsets[level + 1]]
-        for n in range(len(x)):
-            entry, weight = _cell(x, u, n, scales[level], resolutions[level], len(vertices))
-            for f in range(features):
-                incoming = g[n, level * features + f]
-                vertices[entry[0], f] += weight[0] * incoming
-                vertices[entry[1], f] += weight[1] * incoming
-                vertices[entry[2], f] += weight[2] * incoming
-                vertices[entry[3], f] += weight[3] * incoming
-                vertices[entry[4], f] += weight[4] * incoming
-                vertices[entry[5], f] += weight[5] * incoming
-                vertices[entry[6], f] += weight[6] * incoming
-                vertices[entry[7], f] += weight[7] * incoming
+@kernel(parallel=True)
+def _scatter(x, u, g, scales, resolutions, offsets, threads, table):
+    for thread in prange(threads):
+        _scatter_levels(thread, threads, x, u, g, scales, resolutions, offsets, table)
 
 
-@kernel(parallel=True, fastmath=True)
-def _slope(x, table, v, scales, resolutions, offsets, chunks, slope):
-    features = table.shape[1]
-    one = x.dtype.type(1)
-    for chunk in prange(chunks):
-        start, stop = len(x) * chunk // chunks, len(x) * (chunk + 1) // chunks
+@kernel(fastmath=True)
+def _scatter_levels(thread, threads, x, u, g, scales, resolutions, offsets, table):
+    fraction, entry, weight, features = *_block(scales), table.shape[1]
+    for first in range(0, x.shape[1], BLOCK):
+        last = min(first + BLOCK, x.shape[1])
+        for level in range(thread, len(scales), threads):
+            vertices = table[offsets[level] : offsets[level + 1]]
+            _locate(x, first, last, scales[level], resolutions[level], len(vertices), fraction, entry)
+            _weigh(x, u, first, last, scales[level], fraction, weight)
+            for n in range(last - first):
+                e, w = _eight(entry, n), _eight(weight, n)
+                for f in range(features):
+                    incoming = g[first + n, level * features + f]
+                    for corner in range(8):
+                        vertices[e[corner], f] += w[corner] * incoming
+
+
+@kernel(parallel=True)
+def _slope(x, table, v, scales, resolutions, offsets, threads, slope):
+    count = x.shape[1]
+    for thread in prange(threads):
+        start, stop = count * thread // threads, count * (thread + 1) // threads
+        _slope_points(start, stop, x, table, v, scales, resolutions, offsets, slope)
+
+
+@kernel(fastmath=True)
+def _slope_points(start, stop, x, table, v, scales, resolutions, offsets, slope):
+    fraction, entry, pulled, features = *_block(scales), table.shape[1]
+    for first in range(start, stop, BLOCK):
+        last = min(first + BLOCK, stop)
         for level in range(len(scales)):
-            scale, vertices = scales[level], table[offsets[level] : offsets[level + 1]]
-            for n in range(start, stop):
-                i, a, da = _locate(x[n, 0], scale)
-                j, b, db = _locate(x[n, 1], scale)
-                k, c, dc = _locate(x[n, 2], scale)
-                entry = _entries(i, j, k, resolutions[level], len(vertices))
+            vertices = table[offsets[level] : offsets[level + 1]]
+            _locate(x, first, last, scales[level], resolutions[level], len(vertices), fraction, entry)
+            for n in range(last - first):
+                e = _eight(entry, n)
+                for corner in range(8):
+                    pulled[corner, n] = 0
                 for f in range(features):
-                    t0, t1 = vertices[entry[0], f], vertices[entry[1], f]
-                    t2, t3 = vertices[entry[2], f], vertices[entry[3], f]
-                    t4, t5 = vertices[entry[4], f], vertices[entry[5], f]
-                    t6, t7 = vertices[entry[6], f], vertices[entry[7], f]
-                    value = v[n, level * features + f]
-                    # Each axis: the difference across the cell, interpolated along the other two.
-                    along_x = (one - b) * ((one - c) * (t4 - t0) + c * (t5 - t1))
-                    along_x += b * ((one - c) * (t6 - t2) + c * (t7 - t3))
-                    along_y = (one - a) * ((one - c) * (t2 - t0) + c * (t3 - t1))
-                    along_y += a * ((one - c) * (t6 - t4) + c * (t7 - t5))
-                    along_z = (one - a) * ((one - b) * (t1 - t0) + b * (t3 - t2))
-                    along_z += a * ((one - b) * (t5 - t4) + b * (t7 - t6))
-                    slope[n, 0] += value * da * along_x
-                    slope[n, 1] += value * db * along_y
-                    slope[n, 2] += value * dc * along_z
+                    incoming = v[first + n, level * features + f]
+                    for corner in range(8):
+                        pulled[corner, n] += incoming * vertices[e[corner], f]
+            _add_slopes(x, first, last, scales[level], fraction, pulled, slope)
 
 
 @kernel(fastmath=True)
-def _cell(x, u, n, scale, resolution, size):
-    """The table entries of the eight corners around point n, x slowest, and their weights, or with u the slopes."""
-    i, a, da = _locate(x[n, 0], scale)
-    j, b, db = _locate(x[n, 1], scale)
-    k, c, dc = _locate(x[n, 2], scale)
-    entries = _entries(i, j, k, resolution, size)
-    one = x.dtype.type(1)
-    a0, b0, c0 = one - a, one - b, one - c
-    p00, p01, p10, p11 = b0 * c0, b0 * c, b * c0, b * c
-    if u is None:
-        return entries, (a0 * p00, a0 * p01, a0 * p10, a0 * p11, a * p00, a * p01, a * p10, a * p11)
-    ua, ub, uc = u[n, 0] * da, u[n, 1] * db, u[n, 2] * dc
-    q00, q01 = -(ub * c0 + uc * b0), uc * b0 - ub * c
-    q10, q11 = ub * c0 - uc * b, ub * c + uc * b
-    return entries, (
-        a0 * q00 - ua * p00,
-        a0 * q01 - ua * p01,
-        a0 * q10 - ua * p10,
-        a0 * q11 - ua * p11,
-        a * q00 + ua * p00,
-        a * q01 + ua * p01,
-        a * q10 + ua * p10,
-        a * q11 + ua * p11,
-    )
+def _add_slopes(x, first, last, scale, fraction, pulled, slope):
+    """Along each axis the difference across the cell, interpolated along the other two."""
+    for n in range(last - first):
+        a, b, c = fraction[0, n], fraction[1, n], fraction[2, n]
+        p0, p1, p2, p3, p4, p5, p6, p7 = _eight(pulled, n)
+        one = type(a)(1)
+        along_x = (one - b) * ((one - c) * (p4 - p0) + c * (p5 - p1)) + b * ((one - c) * (p6 - p2) + c * (p7 - p3))
+        along_y = (one - a) * ((one - c) * (p2 - p0) + c * (p3 - p1)) + a * ((one - c) * (p6 - p4) + c * (p7 - p5))
+        along_z = (one - a) * ((one - b) * (p1 - p0) + b * (p3 - p2)) + a * ((one - b) * (p5 - p4) + b * (p7 - p6))
+        slope[0, first + n] += _rate(x[0, first + n], scale) * along_x
+        slope[1, first + n] += _rate(x[1, first + n], scale) * along_y
+        slope[2, first + n] += _rate(x[2, first + n], scale) * along_z
+
+
+@kernel()
+def _block(like):
+    """Room for the fractions, table entries and weights of a block of points, one row an axis or corner."""
+    return np.empty((3, BLOCK), like.dtype), np.empty((8, BLOCK), np.uint32), np.empty((8, BLOCK), like.dtype)
 
 
 @kernel(fastmath=True)
-def _locate(x, scale):
-    """The vertex below a coordinate, the fraction above it, and the slope of that fraction, zero outside the cube."""
-    zero, one = type(scale)(0), type(scale)(1)
-    position = min(max(x, zero), one) * scale + type(scale)(0.5)
-    vertex = np.int64(position)
-    return vertex, position - type(scale)(vertex), scale if zero <= x <= one else zero
+def _locate(x, first, last, scale, resolution, size, fraction, entry):
+    """The table entries of the corners of each point's cell, x slowest, and where in the cell the point lies."""
+    real, vertex = x.dtype.type, np.empty((3, BLOCK), np.int32)
+    for axis in range(3):
+        for n in range(last - first):
+            position = min(max(x[axis, first + n], real(0)), real(1)) * scale + real(0.5)
+            vertex[axis, n] = np.int32(position)
+            fraction[axis, n] = position - real(vertex[axis, n])
+    y, z, entries, mask = np.int32(resolution), np.int32(resolution**2), np.int32(size), np.uint32(size - 1)
+    for corner in range(8):
+        right, up, front = corner >> 2, corner >> 1 & 1, corner & 1
+        for n in range(last - first):
+            i, j, k = vertex[0, n] + right, vertex[1, n] + up, vertex[2, n] + front
+            if resolution**3 <= size:  # less than twice the size, so that a subtraction does for the modulo
+                row = np.int32(i + j * y + k * z)
+                entry[corner, n] = np.uint32(row if row < entries else row - entries)
+            else:  # a hashed level has 2^n entries, so that a mask does
+                entry[corner, n] = np.uint32(i ^ j * 2654435761 ^ k * 805459861) & mask
+
+
+@kernel(fastmath=True)
+def _weigh(x, u, first, last, scale, fraction, weight):
+    """The corners' weights, or their slopes along u."""
+    for corner in range(8):
+        for n in range(last - first):
+            a, b, c = fraction[0, n], fraction[1, n], fraction[2, n]
+            if u is None:
+                weight[corner, n] = _weight(corner, a, b, c)
+            else:
+                dx, dy, dz = _weight_slope(corner, a, b, c)
+                along = u[0, first + n] * _rate(x[0, first + n], scale) * dx
+                along += u[1, first + n] * _rate(x[1, first + n], scale) * dy
+                weight[corner, n] = along + u[2, first + n] * _rate(x[2, first + n], scale) * dz
+
+
+@kernel(fastmath=True)
+def _sides(corner, a, b, c):
+    """The three factors of a corner's trilinear weight."""
+    one = type(a)(1)
+    return a if corner >> 2 else one - a, b if corner >> 1 & 1 else one - b, c if corner & 1 else one - c
+
+
+@kernel(fastmath=True)
+def _weight(corner, a, b, c):
+    x, y, z = _sides(corner, a, b, c)
+    return x * y * z
+
+
+@kernel(fastmath=True)
+def _weight_slope(corner, a, b, c):
+    """The slope of a corner's weight by the fractions a, b and c."""
+    x, y, z = _sides(corner, a, b, c)
+    dx, dy, dz = y * z, x * z, x * y
+    return dx if corner >> 2 else -dx, dy if corner >> 1 & 1 else -dy, dz if corner & 1 else -dz
+
+
+@kernel(fastmath=True)
+def _rate(x, scale):
+    """The slope of a fraction by its coordinate: none across a face that the point was clamped to."""
+    return scale if x == min(max(x, type(x)(0)), type(x)(1)) else type(x)(0)
 
 
 @kernel()
-def _entries(i, j, k, resolution, size):
-    """The table entries of the eight corners above vertex (i, j, k), x slowest."""
-    if resolution * resolution * resolution <= size:
-        j0, k0 = j * resolution, k * resolution * resolution
-        j1, k1 = j0 + resolution, k0 + resolution * resolution
-        return (
-            _wrap(i + j0 + k0, size),
-            _wrap(i + j0 + k1, size),
-            _wrap(i + j1 + k0, size),
-            _wrap(i + j1 + k1, size),
-            _wrap(i + 1 + j0 + k0, size),
-            _wrap(i + 1 + j0 + k1, size),
-            _wrap(i + 1 + j1 + k0, size),
-            _wrap(i + 1 + j1 + k1, size),
-        )
-    # Hashed levels have 2^n entries: the modulo is a mask, and only the low bits of the products matter.
-    j0, k0, mask = j * 2654435761, k * 805459861, size - 1
-    j1, k1 = j0 + 2654435761, k0 + 805459861
-    return (
-        (i ^ j0 ^ k0) & mask,
-        (i ^ j0 ^ k1) & mask,
-        (i ^ j1 ^ k0) & mask,
-        (i ^ j1 ^ k1) & mask,
-        ((i + 1) ^ j0 ^ k0) & mask,
-        ((i + 1) ^ j0 ^ k1) & mask,
-        ((i + 1) ^ j1 ^ k0) & mask,
-        ((i + 1) ^ j1 ^ k1) & mask,
-    )
-
-
-@kernel()
-def _wrap(entry, size):
-    """The entry modulo the size, for one that is less than twice the size."""
-    return entry if entry < size else entry - size
+def _eight(rows, n):
+    return rows[0, n], rows[1, n], rows[2, n], rows[3, n], rows[4, n], rows[5, n], rows[6, n], rows[7, n]

@@ -115,7 +115,7 @@ def _span(origin, direction, lattice):
 
 @kernel()
 def _next(k, origin, direction, shift, occupied, lattice, enter, leave):
-    """The first piece, from the k-th of the ray on, with an occupied middle: its k, near and far, which are equal if none."""
+    """The first piece, from the k-th of the ray on, with an occupied middle: its k, near and far; these are equal if none."""
     real, bound, step = lattice.dtype.type, lattice[0], lattice[1]
     cells, half = len(occupied), real(len(occupied)) / real(2)
     x, y, z = (
