@@ -6,7 +6,7 @@ Density is per metre. Every picture is multiplied by alpha: it stands on black.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class Sample:
     normal: Float[Tensor, "N 3"]  # unit, in the world, out of the dense side
 
 
+@runtime_checkable
 class Field(Protocol):
     """What can be volume rendered."""
 

@@ -1,0 +1,35 @@
+"""What every test shares: shapes are enforced, threads are bounded, and the device is a fixture.
+
+The import hook makes every jaxtyping annotation of the package a check. It leaves out `cpu_ops`, whose kernels numba
+compiles from their source.
+"""
+
+import importlib
+import os
+import pkgutil
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+PACKAGES = ("threed", "threed.renderers", "threed.distill", "threed.exporters")
+
+
+def _annotated_modules() -> list[str]:
+    return [
+        f"{package}.{module.name}"
+        for package in PACKAGES
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
+        if not module.ispkg
+    ]
+
+
+install_import_hook([*_annotated_modules(), "threed.renderers.torch_ops"], "beartype.beartype")
+torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
