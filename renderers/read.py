@@ -15,6 +15,7 @@ import torch
 import trimesh
 from jaxtyping import Float, Int
 from PIL import Image
+from trimesh.visual import ColorVisuals
 from trimesh.visual.material import PBRMaterial
 
 from threed.renderers.mesh import Asset, Material, Mesh
@@ -128,10 +129,11 @@ def _look(material: Any) -> tuple[Image.Image | None, Float[np.ndarray, "3"]]:
 
 
 def _vertex_colours(mesh: trimesh.Trimesh) -> Float[np.ndarray, "V 3"] | None:
-    if mesh.visual.kind in ("vertex", "face"):
-        colours = mesh.visual.vertex_colors
+    look = mesh.visual
+    if isinstance(look, ColorVisuals):
+        colours = look.vertex_colors if look.defined else None
     else:
-        colours = getattr(mesh.visual, "vertex_attributes", {}).get("color")
+        colours = getattr(look, "vertex_attributes", {}).get("color")
     if colours is None:
         return None
     colours = np.asarray(colours)[:, :3]
@@ -188,7 +190,7 @@ def _atlas(parts: list[Part]) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndar
     return atlas, np.concatenate(uvs)
 
 
-def _stacked(indices: list[Int[np.ndarray, "F 3"]], counts: list[int]) -> Int[np.ndarray, "G 3"]:
+def _stacked(indices: list[Int[np.ndarray, "_ 3"]], counts: list[int]) -> Int[np.ndarray, "G 3"]:
     """Index lists one after the other, each moved past what the ones before it point into."""
     starts = np.cumsum([0, *counts[:-1]])
     return np.concatenate([index + start for index, start in zip(indices, starts, strict=True)])

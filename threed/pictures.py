@@ -78,8 +78,8 @@ def agreement(a: Render, b: Render) -> tuple[float, float]:
 
     PSNR = -10 log10 of the mean squared error over all pixels, channels and views; infinite when there is none.
     """
-    on_white = (render.albedo + 1 - render.alpha for render in (a, b))
-    error = functional.mse_loss(*on_white)
+    first, second = (render.albedo + 1 - render.alpha for render in (a, b))
+    error = functional.mse_loss(first, second)
     return -10 * error.log10().item(), silhouette_iou(a.alpha, b.alpha)
 
 

@@ -5,14 +5,14 @@ Snapping, the edge rule, depth ties and barycentrics are those of `torch_ops.ras
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numba import prange
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from threed.renderers.cpu_ops.launch import kernel, launch
@@ -58,7 +58,7 @@ def texture(
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, attribute: Tensor, barycentric: Tensor, face: Tensor, faces: Tensor) -> Tensor:
+    def forward(ctx: Any, attribute: Tensor, barycentric: Tensor, face: Tensor, faces: Tensor) -> Tensor:
         out = attribute.new_empty(*face.shape, attribute.shape[-1])
         launch(_interpolate, attribute, barycentric, face, faces, out)
         ctx.save_for_backward(attribute, barycentric, face, faces)
@@ -66,7 +66,7 @@ class _Interpolate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         attribute, barycentric, *_ = ctx.saved_tensors
         to_attribute = torch.zeros_like(attribute, memory_format=torch.contiguous_format)
         to_barycentric = torch.zeros_like(barycentric, memory_format=torch.contiguous_format)
