@@ -54,7 +54,7 @@ class HashGrid:
 class Packed:
     """Samples of R rays, ragged, one ray after the other: ray r owns samples starts[r] to starts[r + 1]."""
 
-    starts: Int[Tensor, "R+1"]  # int64
+    starts: Int[Tensor, "S"]  # int64, S = R + 1
     ray: Int[Tensor, "N"]  # int64, the ray of each sample
     near: Float[Tensor, "N"]  # each sample stands for the piece [near, far] of its ray, in metres from the origin
     far: Float[Tensor, "N"]

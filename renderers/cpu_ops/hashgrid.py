@@ -117,9 +117,8 @@ def _geometry(x: Tensor, grid: HashGrid) -> tuple[Tensor, Tensor, Tensor, int]:
 
 @kernel(parallel=True)
 def _gather(x, u, table, scales, resolutions, offsets, threads, encoded):
-    count = x.shape[1]
     for thread in prange(threads):
-        start, stop = count * thread // threads, count * (thread + 1) // threads
+        start, stop = _share(thread, threads, x.shape[1])
         _gather_points(start, stop, x, u, table, scales, resolutions, offsets, encoded)
 
 
@@ -166,9 +165,8 @@ def _scatter_levels(thread, threads, x, u, g, scales, resolutions, offsets, tabl
 
 @kernel(parallel=True)
 def _slope(x, table, v, scales, resolutions, offsets, threads, slope):
-    count = x.shape[1]
     for thread in prange(threads):
-        start, stop = count * thread // threads, count * (thread + 1) // threads
+        start, stop = _share(thread, threads, x.shape[1])
         _slope_points(start, stop, x, table, v, scales, resolutions, offsets, slope)
 
 
@@ -204,6 +202,13 @@ def _add_slopes(x, first, last, scale, fraction, pulled, slope):
         slope[0, first + n] += _rate(x[0, first + n], scale) * along_x
         slope[1, first + n] += _rate(x[1, first + n], scale) * along_y
         slope[2, first + n] += _rate(x[2, first + n], scale) * along_z
+
+
+@kernel()
+def _share(thread, threads, count):
+    """A thread's points: whole blocks, so that a point's sums are vectorised alike whatever the number of threads."""
+    blocks = (count + BLOCK - 1) // BLOCK
+    return blocks * thread // threads * BLOCK, min(blocks * (thread + 1) // threads * BLOCK, count)
 
 
 @kernel()

@@ -1,0 +1,145 @@
+"""The primitives of volume rendering: numba against the PyTorch reference and against what memory allows.
+
+Every row is timed in turn, round after round, so that whatever else the machine does falls on all alike; the table shows
+the least and the median time, and the ratio of least times. The floor of the hash grid is one random read and one random
+addition of a table entry for every corner of every cell, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from threed.renderers import cpu_ops, torch_ops
+from threed.renderers.camera import orbit
+from threed.renderers.ops import HashGrid
+from torch import Tensor
+
+POINTS, ROUNDS = 2**17, 7
+GRID = HashGrid(levels=8, features=2, log2_table=15)
+NAMES = {cpu_ops: "numba", torch_ops: "torch"}
+
+
+@numba.njit(parallel=True, fastmath=True)
+def _read(table: np.ndarray, entries: np.ndarray, sums: np.ndarray) -> None:
+    for level in numba.prange(len(entries)):
+        first, second = np.float32(0), np.float32(0)
+        for entry in entries[level]:
+            first += table[level, entry, 0]
+            second += table[level, entry, 1]
+        sums[level] = first + second
+
+
+@numba.njit(parallel=True)
+def _add(table: np.ndarray, entries: np.ndarray) -> None:
+    for level in numba.prange(len(entries)):
+        for entry in entries[level]:
+            table[level, entry, 0] += np.float32(1)
+            table[level, entry, 1] += np.float32(1)
+
+
+def hash_grid(generator: torch.Generator) -> dict[str, Callable[[], object]]:
+    x = torch.rand(POINTS, 3, generator=generator)
+    table = torch.rand(GRID.size, GRID.features, generator=generator).requires_grad_()
+    g = torch.rand(POINTS, GRID.levels * GRID.features, generator=generator)
+    entries = torch.randint(2**GRID.log2_table, (GRID.levels, 8 * POINTS), generator=generator).numpy()
+    tables = np.zeros((GRID.levels, 2**GRID.log2_table, GRID.features), np.float32)
+
+    def floor() -> None:
+        _read(tables, entries, np.zeros(GRID.levels, np.float32))
+        _add(tables, entries)
+
+    def both_ways(backend: object) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(backend.hash_encode(x, table, GRID), table, g)
+
+    return {
+        "hash grid / floor": floor,
+        **{f"hash grid / {name}": both_ways(backend) for backend, name in NAMES.items()},
+    }
+
+
+def normals(generator: torch.Generator) -> dict[str, Callable[[], object]]:
+    """Density and trainable normals of a hash grid with a linear head."""
+    x = torch.rand(POINTS, 3, generator=generator)
+    table = torch.rand(GRID.size, GRID.features, generator=generator).requires_grad_()
+    head = torch.rand(GRID.levels * GRID.features, generator=generator).requires_grad_()
+    offsets = torch.cat([torch.eye(3), -torch.eye(3)]) * 1e-3
+
+    def density(points: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(cpu_ops.hash_encode(points, table, GRID) @ head)
+
+    def analytic() -> object:
+        logit = cpu_ops.hash_encode(x, table, GRID) @ head
+        slope = cpu_ops.hash_gradient(x, table, torch.sigmoid(logit)[:, None] * head, GRID)
+        return torch.autograd.grad(torch.nn.functional.softplus(logit).sum() + slope.square().sum(), (table, head))
+
+    def differences() -> object:
+        taps = density((x[None] + offsets[:, None]).reshape(-1, 3)).reshape(2, 3, -1)
+        slope = (taps[0] - taps[1]) / 2e-3
+        return torch.autograd.grad(density(x).sum() + slope.square().sum(), (table, head))
+
+    return {"normals / analytic": analytic, "normals / six taps": differences}
+
+
+def rays(generator: torch.Generator) -> dict[str, Callable[[], object]]:
+    """Four views of 64 x 64 pixels, 64 steps along the cube, the ball in it occupied."""
+    origins, directions = (each.reshape(-1, 3) for each in orbit(4).rays(64, 64))
+    axis = torch.linspace(-1, 1, 48)
+    occupied = torch.cartesian_prod(axis, axis, axis).norm(dim=-1).reshape(48, 48, 48) < 1
+    jitter = torch.rand(len(origins), generator=generator)
+    packed = cpu_ops.march(origins, directions, occupied, 1.0, 2 / 64, jitter)
+    density = (torch.rand(len(packed.ray), generator=generator) * 5).requires_grad_()
+    values = torch.rand(len(packed.ray), 6, generator=generator).requires_grad_()
+
+    def march(backend: object) -> Callable[[], object]:
+        return lambda: backend.march(origins, directions, occupied, 1.0, 2 / 64, jitter)
+
+    def composite(backend: object) -> Callable[[], object]:
+        def both_ways() -> object:
+            accumulated, alpha, depth, _ = backend.composite(density, values, packed)
+            return torch.autograd.grad(accumulated.sum() + alpha.sum() + depth.sum(), (density, values))
+
+        return both_ways
+
+    return {
+        f"{what.__name__} / {name}": what(backend) for what in (march, composite) for backend, name in NAMES.items()
+    }
+
+
+def main() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tasks = hash_grid(generator) | normals(generator) | rays(generator)
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for repeat in range(ROUNDS + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if repeat:  # the first round compiles
+                seconds[name].append(time.perf_counter() - start)
+    table = Table(title=f"{POINTS} points, {torch.get_num_threads()} threads, {ROUNDS} rounds")
+    for column in ("task", "least ms", "median ms", "least / numba's"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    rows = []
+    for name, times in seconds.items():
+        task = name.split(" / ")[0]
+        ours = min(seconds.get(f"{task} / numba", seconds.get(f"{task} / analytic", times)))
+        rows.append({"task": name, "least": min(times), "median": statistics.median(times), "ratio": min(times) / ours})
+        row = rows[-1]
+        table.add_row(name, f"{row['least'] * 1e3:.1f}", f"{row['median'] * 1e3:.1f}", f"{row['ratio']:.2f}")
+    Console().print(table)
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    summary = {"points": POINTS, "threads": torch.get_num_threads(), "rounds": ROUNDS, "seconds": rows}
+    (results / "primitives.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
