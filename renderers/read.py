@@ -84,13 +84,17 @@ def _meshes(path: Path) -> list[trimesh.Trimesh]:
         raise ValueError(f"{str(path)!r} is larger than {MOST_BYTES >> 20} MiB; simplify it first")
     try:
         scene = trimesh.load_scene(path, process=False)
-        meshes = [mesh for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+        placed = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+        count = sum(len(part.faces) for part in placed if isinstance(part, trimesh.Trimesh))
+        # Counted before they are copied: a small file can place one mesh any number of times.
+        parts = scene.dump() if count <= MOST_FACES else []
     except Exception as error:  # whatever a malformed file makes the parser trip over
         raise ValueError(f"{str(path)!r} cannot be parsed ({error}); export it again") from error
+    if count > MOST_FACES:
+        raise ValueError(f"{str(path)!r} has more than {MOST_FACES} triangles; simplify it first")
+    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
     if not meshes:
         raise ValueError(f"{str(path)!r} has no triangles; export a triangle mesh")
-    if sum(len(mesh.faces) for mesh in meshes) > MOST_FACES:
-        raise ValueError(f"{str(path)!r} has more than {MOST_FACES} triangles; simplify it first")
     for mesh in meshes:
         uv = getattr(mesh.visual, "uv", None)
         if not np.isfinite(mesh.vertices).all() or (uv is not None and not np.isfinite(uv).all()):
