@@ -1,11 +1,14 @@
 """A hash-grid NeRF: density and albedo at every point of a cube, rendered as a volume.
 
 The cube is [-bound, bound]^3 metres; the object lives in its unit ball. Density is per metre, albedo display sRGB.
+Both are sums over the levels of a multi-resolution hash grid, without a network behind them: a sum of smooth and of
+fine grids learns as fast as one with a network, is cheaper than the network alone, and its slope is one look-up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,73 +24,67 @@ from threed.renderers.volume import Render, Sample
 
 @dataclass(frozen=True)
 class NeRFConfig:
-    grid: HashGrid = field(default_factory=HashGrid)
-    hidden: int = 32  # width of the one hidden layer
+    grid: HashGrid = field(default_factory=lambda: HashGrid(levels=4, coarsest=8, finest=64))
     bound: float = 1.0  # metres, half the side of the cube
-    samples: int = 64  # steps along a side of the cube
+    samples: int = 48  # steps along a side of the cube
     resolution: int = 64  # pixels a side of the pictures that the prior sees
     occupancy: int = 48  # cells along a side of the occupancy grid
     start_radius: float = 0.5  # metres: every run starts from a soft ball
-    start_slope: float = 10.0  # fall of its logit, per metre
-    peak: float = 20.0  # density at logit 1, roughly: sigma = peak * softplus(logit)
-    learning_rate: float = 0.01
+    start_slope: float = 16.0  # fall of its logit, per metre
+    peak: float = 20.0  # sigma = peak * softplus(logit), per metre
+    shape_rate: float = 0.09  # learning rates
+    colour_rate: float = 0.03
 
 
 class NeRF(nn.Module):
-    """sigma(x) = peak softplus(logit(x)) with logit = network(x) + ball(x); the same network gives the albedo."""
+    """sigma(x) = peak softplus(shape(x) + ball(x)), albedo(x) = sigmoid(colour(x))."""
 
     def __init__(self, config: NeRFConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        encoded = config.grid.levels * config.grid.features
-        table = (torch.rand(config.grid.size, config.grid.features, generator=generator) - 0.5) * 2e-4
-        self.table = nn.Parameter(table)
-        self.inner = nn.Parameter(torch.randn(encoded, config.hidden, generator=generator) * (2 / encoded) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(config.hidden))
-        self.outer = nn.Parameter(torch.randn(config.hidden, 4, generator=generator) * config.hidden**-0.5)
+        self.shape = nn.Parameter(_nearly_zero(config.grid.size, 1, generator))
+        self.colour = nn.Parameter(_nearly_zero(config.grid.size, 3, generator))
         self.occupancy = Occupancy(config.occupancy, config.bound)
+        self.occupancy.update(self.density, generator)
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
-        """Density, albedo and the outward unit normal: minus the slope of the logit, by the chain rule."""
-        primitives, cube = ops(x.device), (x / self.config.bound + 1) / 2
-        encoded = primitives.hash_encode(cube, self.table, self.config.grid)
-        before = encoded @ self.inner + self.bias
-        output = functional.softplus(before) @ self.outer
-        ball, ball_slope = self._ball(x)
-        through = (torch.sigmoid(before) * self.outer[:, 0]) @ self.inner.T
-        slope = primitives.hash_gradient(cube, self.table, through, self.config.grid) / (2 * self.config.bound)
-        normal = -functional.normalize(slope + ball_slope, dim=-1, eps=1e-6)
-        return Sample(self._density(output[:, 0] + ball), torch.sigmoid(output[:, 1:]), normal)
+        """Density, albedo and the outward unit normal, against the slope of the density."""
+        primitives, cube, grid = ops(x.device), self._cube(x), self.config.grid
+        every_level = self.shape.new_ones(len(x), grid.levels)
+        slope = primitives.hash_gradient(cube, self.shape, every_level, grid) / (2 * self.config.bound)
+        toward_centre = -self.config.start_slope * functional.normalize(x, dim=-1)
+        normal = -functional.normalize(slope + toward_centre, dim=-1, eps=1e-6)
+        return Sample(self.density(x), torch.sigmoid(self._sum(cube, self.colour)), normal)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Per metre."""
-        encoded = ops(x.device).hash_encode((x / self.config.bound + 1) / 2, self.table, self.config.grid)
-        output = functional.softplus(encoded @ self.inner + self.bias) @ self.outer[:, 0]
-        return self._density(output + self._ball(x)[0])
+        """Per metre. The ball is Magic3D's density bias (Lin et al. 2022, arXiv 2211.10440, section 4.1)."""
+        ball = self.config.start_slope * (self.config.start_radius - x.norm(dim=-1))
+        return self.config.peak * functional.softplus(self._sum(self._cube(x), self.shape)[:, 0] + ball)
 
     def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
         """Square pictures of `size` pixels; the generator, if any, jitters the samples along the rays."""
         size, step = size or self.config.resolution, 2 * self.config.bound / self.config.samples
         return volume.render(self, cameras, size, size, self.occupancy, step, generator)
 
-    def param_groups(self) -> list[dict]:
-        rate = self.config.learning_rate
+    def param_groups(self) -> list[dict[str, Any]]:
         return [
-            {"params": [self.table], "lr": rate},
-            {"params": [self.inner, self.bias, self.outer], "lr": rate},
+            {"params": [self.shape], "lr": self.config.shape_rate},
+            {"params": [self.colour], "lr": self.config.colour_rate},
         ]
 
-    @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Let the occupancy grid follow the density."""
         if step % 8 == 0:
             self.occupancy.update(self.density, generator)
 
-    def _density(self, logit: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-        return self.config.peak * functional.softplus(logit)
+    def _cube(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        return (x / self.config.bound + 1) / 2
 
-    def _ball(self, x: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
-        """The logit of the ball that every run starts from, and its slope (Magic3D's density bias, 2211.10440)."""
-        radius = x.norm(dim=-1)
-        logit = self.config.start_slope * (self.config.start_radius - radius)
-        return logit, -self.config.start_slope * x / radius.clamp(min=1e-6)[:, None]
+    def _sum(self, cube: Float[Tensor, "N 3"], table: Float[Tensor, "P F"]) -> Float[Tensor, "N F"]:
+        encoded = ops(cube.device).hash_encode(cube, table, self.config.grid)
+        return encoded.unflatten(1, (self.config.grid.levels, -1)).sum(1)
+
+
+def _nearly_zero(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+    """The first values of a hash grid, as in Müller et al. 2022 (arXiv 2201.05989, section 4)."""
+    return (torch.rand(rows, columns, generator=generator) - 0.5) * 2e-4

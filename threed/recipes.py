@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
-from threed.renderers.ops import HashGrid
 from threed.views import Views
 
 
@@ -58,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="dreamfusion",
             about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
-            nerf=NeRFConfig(grid=HashGrid(levels=5, coarsest=8, finest=64), hidden=16, samples=48),
+            nerf=NeRFConfig(),
             coarse=Stage(
                 name="coarse",
                 steps=120,

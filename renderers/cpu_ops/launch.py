@@ -9,6 +9,8 @@ import numba
 import torch
 from torch import Tensor
 
+# numba's OpenMP threads would wait busily and change the thread count of PyTorch, whose OpenMP is the same.
+numba.config.THREADING_LAYER = "workqueue"
 _running = threading.Lock()  # numba's workqueue threads end the process when two Python threads launch at once
 
 
