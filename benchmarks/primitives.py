@@ -1,8 +1,8 @@
 """The primitives of volume rendering: numba against the PyTorch reference and against what memory allows.
 
-Every row is timed in turn, round after round, so that whatever else the machine does falls on all alike; the table shows
-the least and the median time, and the ratio of least times. The floor of the hash grid is one random read and one random
-addition of a table entry for every corner of every cell, and nothing else.
+Every row is timed in turn, round after round, so that whatever else the machine does falls on all alike; the table
+shows the least and the median time, and the ratio of least times. The floor of the hash grid is one random read and one
+random addition of a table entry for every corner of every cell, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.camera import orbit
 from threed.renderers.ops import HashGrid
-from torch import Tensor
 
 POINTS, ROUNDS = 2**17, 7
 GRID = HashGrid(levels=8, features=2, log2_table=15)

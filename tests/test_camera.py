@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from threed.renderers.camera import Cameras, orbit
 
 

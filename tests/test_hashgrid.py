@@ -5,10 +5,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from threed.renderers import cpu_ops, torch_ops
-from threed.renderers.ops import HashGrid, ops
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+
+from threed.renderers import cpu_ops, torch_ops
+from threed.renderers.ops import HashGrid, ops
 
 BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba")]
 SMALL = HashGrid(levels=3, features=2, log2_table=8, coarsest=4, finest=12)  # one level fits, two are hashed

@@ -5,10 +5,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from threed.renderers import cpu_ops, torch_ops
-from threed.renderers.ops import Packed
 from torch import Tensor
 from torch.autograd import gradcheck
+
+from threed.renderers import cpu_ops, torch_ops
+from threed.renderers.ops import Packed
 
 BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba")]
 

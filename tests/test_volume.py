@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 
 import pytest
 import torch
+from torch import Tensor
+
 from threed.renderers import volume
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.occupancy import Occupancy
 from threed.renderers.volume import Render, Sample
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def test_a_full_cube_is_exact_at_any_step(device: torch.device, generator: torch
 
 
 def test_depth_of_a_slab() -> None:
-    """The mean depth under the exponential law: integral of t sigma exp(-sigma (t - 2)) over the cube's 2 to 4 metres."""
+    """Under the exponential law: the integral of t sigma exp(-sigma (t - 2)) over the cube's 2 to 4 metres."""
     sigma, length = 1.3, 2.0
     slab, alpha = Solid(lambda x: torch.ones_like(x[:, 0]), sigma), 1 - math.exp(-sigma * length)
     exact = 2 + 1 / sigma - math.exp(-sigma * length) * (2 + length + 1 / sigma)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from threed.renderers.cpu_ops.launch import kernel, launch
 from threed.renderers.ops import Packed
-from threed.renderers.torch_ops.packed import PARALLEL
+from threed.renderers.torch_ops.packed import PARALLEL, opacity
 
 
 def march(
@@ -52,7 +52,7 @@ def composite(
 def transmittance(density: Float[Tensor, "N"], packed: Packed) -> Float[Tensor, "N"]:
     """The share of light that reaches each sample, without a gradient."""
     reaching = density.new_empty(len(density))
-    launch(_transmittance, density, packed.starts, packed.near, packed.far, reaching)
+    launch(_transmittance, opacity(density, packed), packed.starts, reaching)
     return reaching
 
 
@@ -64,7 +64,7 @@ class _Composite(torch.autograd.Function):
         alpha, depth = density.new_empty(rays), density.new_empty(rays)
         weights = density.new_empty(len(density))
         piece = packed.starts, packed.near, packed.far
-        launch(_composite, density, values, *piece, accumulated, alpha, depth, weights)
+        launch(_composite, opacity(density, packed), values, *piece, accumulated, alpha, depth, weights)
         ctx.save_for_backward(values, weights, *piece)
         return accumulated, alpha, depth, weights
 
@@ -115,7 +115,7 @@ def _span(origin, direction, lattice):
 
 @kernel()
 def _next(k, origin, direction, shift, occupied, lattice, enter, leave):
-    """The first piece, from the k-th of the ray on, with an occupied middle: its k, near and far; these are equal if none."""
+    """The first piece from the k-th on whose middle is occupied: its k, near and far; near = far if none is."""
     real, bound, step = lattice.dtype.type, lattice[0], lattice[1]
     cells, half = len(occupied), real(len(occupied)) / real(2)
     x, y, z = (
@@ -144,22 +144,22 @@ def _clamp(coordinate, cells):
 
 
 @kernel(parallel=True)
-def _transmittance(density, starts, near, far, reaching):
+def _transmittance(opacity, starts, reaching):
     for r in prange(len(starts) - 1):
-        light = density.dtype.type(1)
+        light = opacity.dtype.type(1)
         for n in range(starts[r], starts[r + 1]):
             reaching[n] = light
-            light *= np.exp(-density[n] * (far[n] - near[n]))
+            light -= light * opacity[n]
 
 
 @kernel(parallel=True)
-def _composite(density, values, starts, near, far, accumulated, alpha, depth, weights):
-    real, channels = density.dtype.type, values.shape[1]
+def _composite(opacity, values, starts, near, far, accumulated, alpha, depth, weights):
+    real, channels = opacity.dtype.type, values.shape[1]
     for r in prange(len(starts) - 1):
         accumulated[r] = real(0)
         light, distance = real(1), real(0)
         for n in range(starts[r], starts[r + 1]):
-            weight = light * -np.expm1(-density[n] * (far[n] - near[n]))
+            weight = light * opacity[n]
             light -= weight
             weights[n] = weight
             distance += weight * (near[n] + far[n]) / real(2)

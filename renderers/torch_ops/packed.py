@@ -52,11 +52,16 @@ def composite(
 
     w_i = T_i (1 - exp(-density_i length_i)); depth is the sum of w_i middle_i, not divided by alpha.
     """
-    weights = _transmittance(density, packed) * -torch.expm1(-density * (packed.far - packed.near))
+    weights = _transmittance(density, packed) * opacity(density, packed)
     summands = torch.cat([values, torch.ones_like(values[:, :1]), packed.middle[:, None]], dim=-1)
     total = summands.new_zeros(len(packed.starts) - 1, summands.shape[-1])
     total = total.index_add(0, packed.ray, summands * weights[:, None])
     return total[:, :-2], total[:, -2], total[:, -1], weights
+
+
+def opacity(density: Float[Tensor, "N"], packed: Packed) -> Float[Tensor, "N"]:
+    """The share of the light reaching a sample that it stops: 1 - exp(-density length)."""
+    return -torch.expm1(-density * (packed.far - packed.near))
 
 
 @torch.no_grad()
