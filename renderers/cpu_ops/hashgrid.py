@@ -14,12 +14,13 @@ thread, so that sums have one order whatever the number of threads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from numba import prange
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from threed.renderers.cpu_ops.launch import kernel, launch
 from threed.renderers.ops import HashGrid
@@ -42,13 +43,13 @@ BLOCK = 256  # points whose corners are worked out at a time, in the innermost c
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.grid = grid
         return _gather_all(x, None, table, grid)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors
         to_x, to_table, _ = ctx.needs_input_grad
         return (
@@ -60,13 +61,13 @@ class _Encode(torch.autograd.Function):
 
 class _Scatter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, g: Tensor, grid: HashGrid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, g: Tensor, grid: HashGrid) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.grid = grid
         return _scatter_all(x, None, g, grid)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, h: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
         x, g = ctx.saved_tensors
         to_x, to_g, _ = ctx.needs_input_grad
         return (
@@ -78,7 +79,7 @@ class _Scatter(torch.autograd.Function):
 
 class _Slope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
         ctx.save_for_backward(x, table, v)
         ctx.grid = grid
         slope = x.new_zeros(3, len(x))
@@ -87,7 +88,7 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: FunctionCtx, u: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         x, table, v = ctx.saved_tensors
         _, to_table, to_v, _ = ctx.needs_input_grad
         return (
@@ -124,7 +125,7 @@ def _gather(x, u, table, scales, resolutions, offsets, threads, encoded):
 
 @kernel(fastmath=True)
 def _gather_points(start, stop, x, u, table, scales, resolutions, offsets, encoded):
-    fraction, entry, weight, features = *_block(scales), table.shape[1]
+    (fraction, entry, weight), features = _block(scales), table.shape[1]
     for first in range(start, stop, BLOCK):
         last = min(first + BLOCK, stop)
         for level in range(len(scales)):
@@ -148,7 +149,7 @@ def _scatter(x, u, g, scales, resolutions, offsets, threads, table):
 
 @kernel(fastmath=True)
 def _scatter_levels(thread, threads, x, u, g, scales, resolutions, offsets, table):
-    fraction, entry, weight, features = *_block(scales), table.shape[1]
+    (fraction, entry, weight), features = _block(scales), table.shape[1]
     for first in range(0, x.shape[1], BLOCK):
         last = min(first + BLOCK, x.shape[1])
         for level in range(thread, len(scales), threads):
@@ -172,7 +173,7 @@ def _slope(x, table, v, scales, resolutions, offsets, threads, slope):
 
 @kernel(fastmath=True)
 def _slope_points(start, stop, x, table, v, scales, resolutions, offsets, slope):
-    fraction, entry, pulled, features = *_block(scales), table.shape[1]
+    (fraction, entry, pulled), features = _block(scales), table.shape[1]
     for first in range(start, stop, BLOCK):
         last = min(first + BLOCK, stop)
         for level in range(len(scales)):

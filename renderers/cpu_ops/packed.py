@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numba import prange
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from threed.renderers.cpu_ops.launch import kernel, launch
@@ -58,7 +59,7 @@ def transmittance(density: Float[Tensor, "N"], packed: Packed) -> Float[Tensor, 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, density: Tensor, values: Tensor, packed: Packed) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, density: Tensor, values: Tensor, packed: Packed) -> tuple[Tensor, ...]:
         rays = len(packed.starts) - 1
         accumulated = values.new_empty(rays, values.shape[1])
         alpha, depth = density.new_empty(rays), density.new_empty(rays)
@@ -70,7 +71,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, weights, *piece = ctx.saved_tensors
         to_density = torch.empty_like(weights)
         to_values = torch.empty_like(values, memory_format=torch.contiguous_format)
