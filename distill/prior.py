@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -60,6 +60,7 @@ class Conditions:
     negative: Any | None = None  # guidance leads away from it; without one, away from `null`
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A frozen diffusion model of pictures."""
 

@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch.distributions import Normal
@@ -165,7 +166,8 @@ def test_every_prediction_type_recovers_noise_and_clean(kind, schedule):
     assert_same(found, Prediction(noise=noise, clean=clean))
 
 
-def test_unknown_prediction_type_is_refused():
+def test_unknown_prediction_type_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would refuse it first
     one = torch.ones(1)
     with pytest.raises(ValueError, match="unknown prediction type 'score'; use one of 'noise'"):
         prediction_from("score", torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2), one, one)
@@ -174,7 +176,11 @@ def test_unknown_prediction_type_is_refused():
 class Told:
     """A prior whose clean picture is the condition itself."""
 
-    alpha_sigma = staticmethod(cosine)
+    kinds, image_size = ("albedo",), 4
+    alpha_sigma, encode = staticmethod(cosine), staticmethod(pixels)
+
+    def conditions(self, prompt, negative, pictures):
+        return NOTHING
 
     def denoise(self, z_t, t, condition):
         return prediction_from("clean", condition, z_t, *cosine(t))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ ATTEMPTS = 3  # at one stage before the run gives up
 EMPTY, FULL = 0.002, 0.98  # mean alpha of a step's pictures beyond which nothing good comes any more
 
 
+@runtime_checkable
 class Scene(Protocol):
     """Whatever can be seen and optimised; an `nn.Module`, whose state is what a checkpoint keeps."""
 

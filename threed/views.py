@@ -24,7 +24,7 @@ class Views:
             return low + (high - low) * torch.rand(count, generator=generator)
 
         step = 2 * math.pi / self.count
-        azimuth = uniform(0, 2 * math.pi, 1) + step * torch.arange(self.count)
+        azimuth = uniform(0.0, 2 * math.pi, 1) + step * torch.arange(self.count)
         low, high = (math.radians(degrees) for degrees in self.elevation)
         fov_y = torch.full((self.count,), math.radians(self.fov_y))
         return Cameras(azimuth, uniform(low, high, self.count), uniform(*self.distance, self.count), fov_y)
