@@ -65,7 +65,7 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
             optimizer.step()
             scene.after_step(step, generator)
             step += 1
-            log(step, losses, pictures=len(pictures))
+            log(step, {name: loss.item() for name, loss in losses.items()}, pictures=len(pictures))
             log.picture(partial(contact_sheet, shown, len(pictures.cameras)))
         run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
 
