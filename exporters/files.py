@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
+import sys
 from pathlib import Path
 
 from jaxtyping import Float
@@ -12,17 +12,30 @@ from PIL import Image
 from torch import Tensor
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write beside `path` and move into place, so that readers never meet half a file. Raises OSError."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, on the disk itself before this returns. Raises OSError and leaves no half file."""
+    # A fixed name: what a killed process left behind is overwritten by the next one instead of piling up.
+    partial = path.with_name(partial_name(path.name))
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp keeps a file private, an export is meant to be shared
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+    if sys.platform != "win32":  # which cannot open folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name is the folder's data
+        finally:
+            os.close(folder)
+
+
+def partial_name(name: str) -> str:
+    """What a file is called while it is being written."""
+    return f".{name}.partial"
 
 
 def png(picture: Float[Tensor, "H W 3"]) -> bytes:

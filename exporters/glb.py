@@ -24,7 +24,7 @@ LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 
 def write(asset: Asset, path: Path) -> None:
     """Raises OSError where `path` cannot be written."""
-    files.replace(path, encode(asset))
+    files.write(path, encode(asset))
 
 
 def encode(asset: Asset) -> bytes:

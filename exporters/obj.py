@@ -17,9 +17,9 @@ from threed.renderers.mesh import Asset
 def write(asset: Asset, path: Path) -> None:
     """The picture and the material first: whoever sees the OBJ finds what it names. Raises OSError."""
     texture, material = path.with_suffix(".png"), path.with_suffix(".mtl")
-    files.replace(texture, files.png(asset.material.base_color))
-    files.replace(material, encode_material(asset, texture.name).encode())
-    files.replace(path, encode(asset, material.name).encode())
+    files.write(texture, files.png(asset.material.base_color))
+    files.write(material, encode_material(asset, texture.name).encode())
+    files.write(path, encode(asset, material.name).encode())
 
 
 def encode(asset: Asset, material_file: str) -> str:

@@ -11,33 +11,11 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from threed.exporters.files import partial_name, write
+
+__all__ = ["FULL", "append", "lock", "partial_name", "write"]
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the user's quota, below the file size limit
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, on the disk itself before this returns. Raises OSError and leaves no half file."""
-    # A fixed name: what a killed process left behind is overwritten by the next one instead of piling up.
-    partial = path.with_name(partial_name(path.name))
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if sys.platform != "win32":  # which cannot open folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name is the folder's data
-        finally:
-            os.close(folder)
-
-
-def partial_name(name: str) -> str:
-    """What a file is called while it is being written."""
-    return f".{name}.partial"
 
 
 def append(path: Path, record: bytes) -> None:
