@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, disk
+from threed import __version__
 from threed.errors import Failure, Mistake, unknown
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Mistake as mistake:
         return complain(str(mistake), 2)
     except Failure as failure:
-        return complain(f"{failure}; continue with: {again}", 1)
+        return complain(str(failure), 1)
     except BrokenPipeError:  # `threed ... | head` has read enough; Python must not flush into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        from threed import disk
+
         if error.errno not in disk.FULL:
             raise
         return complain(f"the disk is full ({error}); free {ROOM} MB and continue with: {again}", 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +48,7 @@ class Log:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
+            get_time=time.monotonic,
         )
         self._task = self._bar.add_task(name, total=steps, completed=start, numbers="")
         if self.console.is_terminal:
@@ -58,7 +58,8 @@ class Log:
             if self._step == start < steps:
                 self(steps, {})
         finally:
-            self._bar.stop()
+            if self.console.is_terminal:
+                self._bar.stop()
         self._write(f"{name}: {self._step} of {steps} steps, {self._earlier + time.monotonic() - self._began:.1f} s")
 
     def __call__(self, step: int, losses: Mapping[str, SupportsFloat], pictures: int = 0) -> None:
@@ -71,7 +72,7 @@ class Log:
         record: dict[str, Any] = {"stage": self._stage, "step": step, "seconds": round(self._earlier + seconds, 3)}
         # JSON knows neither NaN nor infinity.
         record |= {name: float(f"{x:.6g}") if math.isfinite(x) else None for name, x in numbers.items()}
-        disk.append(self.folder / "metrics.jsonl", json.dumps(record).encode() + b"\n")
+        disk.append(self.folder / "metrics.jsonl", encode(record))
         shown = [f"{name} {x:.4g}" for name, x in numbers.items()]
         if self._pictures:
             shown.append(f"{self._pictures / max(seconds, 1e-9):.1f} images/s")
@@ -90,8 +91,8 @@ class Log:
             self._picture_due = time.monotonic() + PICTURE_EVERY
 
     def seconds(self) -> dict[str, float]:
-        """What every stage took so far, in the order of the run."""
-        return {record["stage"]: record["seconds"] for _, record in records(self.folder / "metrics.jsonl")}
+        """What every stage took so far, in the order in which they were first told of."""
+        return {record["stage"]: record["seconds"] for record in records(self.folder / "metrics.jsonl")}
 
     def _plain_line(self) -> None:
         if self.console.is_terminal or time.monotonic() < self._line_due:
@@ -107,29 +108,22 @@ class Log:
         disk.append(self.folder / "log.txt", f"{stamp}  {text}\n".encode())
 
 
-def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The whole records of metrics.jsonl, each with the byte at which it ends; a torn one ends the file."""
-    end = 0
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of metrics.jsonl; one that was torn while it was written ends the file."""
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        if not line.endswith(b"\n"):
             return
-        if record is None:
-            return
-        end += len(line)
-        yield end, record
+        yield json.loads(line)
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def rewind(path: Path, stage: str, step: int) -> float:
-    """Forget what comes after `step` of `stage`; returns the seconds this stage had taken by then."""
-    kept, seconds = 0, 0.0
-    for end, record in records(path):
-        if record["stage"] == stage and record["step"] > step:
-            break
-        kept = end
-        if record["stage"] == stage:
-            seconds = record["seconds"]
-    if path.exists():
-        os.truncate(path, kept)
-    return seconds
+    """Forget what `stage` did after `step`; returns the seconds it had taken by then. Other stages keep theirs."""
+    kept = [record for record in records(path) if record["stage"] != stage or record["step"] <= step]
+    whole = b"".join(map(encode, kept))
+    if path.exists() and path.read_bytes() != whole:
+        disk.write(path, whole)
+    return max((record["seconds"] for record in kept if record["stage"] == stage), default=0.0)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -182,12 +181,9 @@ def _check(folder: Path, request: Request, resume: bool, overwrite: bool) -> Non
         )
 
 
-def _written(folder: Path) -> Iterator[Path]:
-    """The program's own files that are there, those that a killed process left half written included."""
-    names = [name for name in FILES for name in (name, disk.partial_name(name))]
-    yield from (folder / name for name in names if (folder / name).is_file())
-    yield from _checkpoints(folder)
-    yield from sorted((folder / "checkpoints").glob(disk.partial_name("*.safetensors")))
+def _written(folder: Path) -> list[Path]:
+    """The program's own files that are there."""
+    return [path for path in (folder / name for name in FILES) if path.is_file()] + _checkpoints(folder)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -195,5 +191,10 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path) -> None:
-    for path in list(_written(folder)):
+    """The program's own files, and those of them that a killed process left half written."""
+    for path in _written(folder):
         path.unlink()
+    for path in (folder, folder / "checkpoints"):
+        for name in (*FILES, "[0-9]*.safetensors"):
+            for partial in path.glob(disk.partial_name(name)):
+                partial.unlink()

@@ -1,0 +1,290 @@
+"""What a user types, and what the program answers: every message, every exit code."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from threed import __version__, cli, disk, doctor
+from threed.cli import main
+from threed.distill import embedded
+from threed.errors import Failure, unknown
+from threed.exporters import WRITERS
+from threed.recipes import RECIPES
+from threed.run import Request, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+BARREL = "a wooden barrel"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
+    """The pipeline, replaced by one that writes a small asset; the requests that reached it."""
+    requests: list[Request] = []
+
+    def text_to_3d(request: Request, run: Run) -> None:
+        requests.append(request)
+        with run.log.stage("export"):
+            run.write("asset.glb", b"glb")
+
+    pipeline(monkeypatch, text_to_3d)
+    monkeypatch.setattr("threed.machine.set_threads", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    return requests
+
+
+def pipeline(monkeypatch: pytest.MonkeyPatch, text_to_3d: Callable[[Request, Run], None]) -> None:
+    module = types.ModuleType("threed.pipeline")
+    module.text_to_3d = text_to_3d
+    monkeypatch.setitem(sys.modules, "threed.pipeline", module)
+
+
+def failing(error: BaseException) -> Callable[[Request, Run], None]:
+    def text_to_3d(request: Request, run: Run) -> None:
+        raise error
+
+    return text_to_3d
+
+
+def test_the_defaults_are_the_recipes(asked: list[Request], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert main(["text", "  a wooden\n barrel "]) == 0
+    assert asked == [Request(BARREL, RECIPES["dreamfusion"])]
+    assert json.loads((tmp_path / "outputs" / "a-wooden-barrel-0" / "recipe.json").read_text())["prompt"] == BARREL
+    printed = capsys.readouterr().out
+    assert "outputs/a-wooden-barrel-0/asset.glb" in printed
+    assert "peak memory" in printed
+
+
+def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) -> None:
+    flags = (
+        "--output out --seed 7 --recipe dreamfusion --prior embedded --negative chair --steps 5 --format obj GLB .obj"
+    )
+    flags += " --faces 500 --texture-size 256 --height 2.5 --device cpu"
+    assert main(["text", BARREL, *flags.split()]) == 0
+    request = asked[0]
+    recipe = request.recipe
+    assert (request.seed, request.negative, request.formats) == (7, "chair", ("obj", "glb"))
+    assert (recipe.coarse.steps, recipe.asset.faces, recipe.asset.texture_size, recipe.asset.height) == (
+        5,
+        500,
+        256,
+        2.5,
+    )
+    assert (tmp_path / "out" / "asset.glb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["  "], 'the prompt is empty; say what to make, for example: threed text "a wooden barrel"'),
+        (["very " * 30], "the prompt 'very very .*' takes 32 tokens of at most 16; shorten it"),
+        (
+            [BARREL, "--negative", "very " * 30],
+            "the --negative 'very very .*' takes 32 tokens of at most 16; shorten it",
+        ),
+        ([BARREL, "--recipe", "DreamFuson"], "unknown recipe 'DreamFuson'; did you mean 'dreamfusion'\\? known: .*"),
+        ([BARREL, "--recipe", "xyz"], "unknown recipe 'xyz'; known: .*dreamfusion.*"),
+        ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
+        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, obj"),
+        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, obj"),
+        ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
+        ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: cpu, cuda, mps"),
+        ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: cpu, cuda, mps"),
+        ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
+        ([BARREL, "--steps", "0"], "--steps is 0; it must lie between 1 and 100000"),
+        ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 200000"),
+        ([BARREL, "--texture-size", "8192"], "--texture-size is 8192; it must lie between 64 and 4096"),
+        ([BARREL, "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for example 1024"),
+        ([BARREL, "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
+        ([BARREL, "--height", "nan"], "--height is nan; it must lie between 0.001 and 1000"),
+        ([BARREL, "--output", "file"], "'file' is not a folder; choose another --output"),
+        ([BARREL, "--output", "file/in"], r"cannot write into 'file/in' \(Not a directory\); choose another --output"),
+        ([BARREL, "--resume", "--overwrite"], "--resume and --overwrite contradict each other; give one of them"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_no_work(
+    asked: list[Request], capsys: pytest.CaptureFixture, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["text", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"threed: {message}\n", err)
+    assert asked == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_device_that_is_not_there(
+    asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert main(["text", BARREL, "--device", "cuda"]) == 2
+    expected = "threed: PyTorch finds no device 'cuda' on this machine; use one of: cpu\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_corrupt_weights(asked: list[Request], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    prior = tmp_path / "prior"
+    prior.mkdir()
+    (prior / "prior.json").write_text("{}")
+    (prior / "SHA256SUMS").write_text(f"{hashlib.sha256(b'other').hexdigest()}  prior.json\n")
+    assert main(["text", BARREL, "--prior", str(prior)]) == 2
+    assert re.fullmatch("threed: cannot use .*prior.json: its checksum differs.*; .* again\n", capsys.readouterr().err)
+    assert asked == []
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_resume_and_overwrite(asked: list[Request], capsys: pytest.CaptureFixture) -> None:
+    assert main(["text", BARREL]) == 0
+    capsys.readouterr()
+    assert main(["text", BARREL]) == 2
+    assert "already holds a run (recipe.json); continue it with --resume, replace it with" in capsys.readouterr().err
+    assert main(["text", BARREL, "--resume"]) == 0
+    assert main(["text", BARREL, "--resume", "--faces", "300"]) == 2
+    assert "recipe.asset.faces was 8000 and is 300 now; use the old value" in capsys.readouterr().err
+    assert main(["text", BARREL, "--overwrite", "--faces", "300"]) == 0
+    assert len(asked) == 3
+
+
+def test_ctrl_c_says_how_to_go_on(
+    asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline(monkeypatch, failing(KeyboardInterrupt()))
+    assert main(["text", BARREL, "--seed", "3", "--overwrite"]) == 130
+    continued = "threed text 'a wooden barrel' --seed 3 --resume"
+    assert capsys.readouterr().err == f"threed: stopped; continue with: {continued}\n"
+
+
+@pytest.mark.parametrize("number", sorted(disk.FULL))
+def test_a_full_disk_says_how_to_go_on(
+    asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    pipeline(monkeypatch, failing(OSError(number, os.strerror(number), "asset.glb")))
+    assert main(["text", BARREL]) == 1
+    expected = r"threed: the disk is full \(.*'asset.glb'\); free 50 MB and continue with: threed text .* --resume\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
+
+
+def test_a_run_that_cannot_go_on_says_why(
+    asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline(monkeypatch, failing(Failure("the volume is empty; try another --seed")))
+    assert main(["text", BARREL]) == 1
+    assert capsys.readouterr().err == "threed: the volume is empty; try another --seed\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), OSError(errno.EIO, "a broken disk")])
+def test_a_defect_keeps_its_traceback(asked: list[Request], monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    pipeline(monkeypatch, failing(error))
+    with pytest.raises(type(error), match=r"a (defect|broken disk)"):
+        main(["text", BARREL])
+
+
+@pytest.mark.parametrize("arguments", [["txt"], ["text"], ["text", "a", "barrel"], ["text", "x", "--faces", "many"]])
+def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "threed" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"threed {__version__}\n"
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for arguments in ([], ["--help"], ["text", "--help"], ["doctor", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    flags = "output seed recipe prior negative steps format faces texture-size height device resume overwrite"
+    for flag in flags.split():
+        assert f"--{flag} " in text
+    assert 'threed text "a small green pine tree" --seed 3' in text
+    assert "100 to 200000" in text
+    for known in (*RECIPES, *(suffix[1:] for suffix in WRITERS)):
+        assert known in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["text", "--help"], ["text", ""], ["text", "x", "--faces", "1"]])
+def test_quick_answers_import_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys; from threed.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'numpy', 'diffusers', 'transformers', 'numba'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)
+
+
+def test_head_may_close_the_pipe() -> None:
+    command = f"{sys.executable} -m threed text --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_the_nearest_name() -> None:
+    assert str(unknown("recipe", "GLB", ["glb", "obj"])) == "unknown recipe 'GLB'; did you mean 'glb'? known: glb, obj"
+
+
+def test_the_doctor_finds_a_healthy_machine(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for what in ("Python", "torch", "threads", "bfloat16", "memory", "output", "numba kernels", "embedded prior"):
+        assert what in printed
+    assert "FAIL" not in printed
+
+
+def test_the_doctor_names_what_is_missing(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(embedded, "SHIPPED", tmp_path)
+    monkeypatch.setitem(doctor.TESTED, "no-such-package", "1.0")
+    monkeypatch.setitem(doctor.TESTED, "numpy", "0.1")
+    monkeypatch.setattr(disk, "write", failing_write)
+    monkeypatch.setattr("threed.machine.total_memory", lambda: 10**9)
+    assert main(["doctor"]) == 1
+    rows = {row.split("│")[2].strip(): row for row in capsys.readouterr().out.splitlines() if row.startswith("│")}
+    assert re.search("FAIL.*cannot use .*SHA256SUMS.*reinstall the package", rows["embedded prior"])
+    assert re.search("FAIL.*not installed.*pip install no-such-package==1.0", rows["no-such-package"])
+    assert re.search("NOTE.*tested with 0.1", rows["numpy"])
+    assert re.search("FAIL.*Read-only file system.*give --output", rows["output"])
+    assert re.search("NOTE.*1.0 GB.*takes up to 2 GB: close other programs", rows["memory"])
+
+
+def failing_write(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    def broken():
+        yield 1 / 0
+
+    (finding,) = doctor.examine(broken)
+    assert (finding.state, finding.what) == ("FAIL", "broken")
+    assert "ZeroDivisionError" in finding.found
+
+
+def test_the_tested_versions_are_the_pinned_ones() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {name: pins[name] for name in doctor.TESTED} == doctor.TESTED
+
+
+def test_the_default_recipe_exists() -> None:
+    assert cli.Text("").recipe in RECIPES
