@@ -32,7 +32,7 @@ class NeRFConfig:
     start_radius: float = 0.5  # metres: every run starts from a soft ball
     start_slope: float = 16.0  # fall of its logit, per metre
     peak: float = 20.0  # sigma = peak * softplus(logit), per metre
-    shape_rate: float = 0.04  # learning rates; a colour that settles before the shape does settles on grey
+    shape_rate: float = 0.06  # learning rates; a colour that settles before the shape does settles on grey
     colour_rate: float = 0.01
 
 
