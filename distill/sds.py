@@ -36,13 +36,14 @@ class SDS:
     t_max: Anneal = field(default_factory=lambda: Anneal(0.98))
     weight: Literal["sigma2", "uniform", "clean"] = "sigma2"  # w(t): sigma^2; 1; or sigma / alpha, giving x - clean_hat
 
-    def init(self, prior: Prior) -> None:
-        """SDS learns nothing of its own."""
+    def init(self, prior: Prior) -> tuple[()]:
+        """What it learns of its own while a scene is fitted: nothing."""
+        return ()
 
     def __call__(
         self,
         prior: Prior,
-        learned: None,
+        learned: tuple[()],
         latents: Float[Tensor, "P C H W"],
         conditions: Conditions,
         progress: float,

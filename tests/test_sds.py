@@ -77,7 +77,7 @@ def at(t, **settings):
 def gradient(loss, prior, latents, conditions=NOTHING, progress=0.0, generator=None):
     """What every picture receives: P times the gradient of the mean over P pictures."""
     latents = latents.clone().requires_grad_()
-    (value,) = loss(prior, None, latents, conditions, progress, generator or seeded()).values()
+    (value,) = loss(prior, (), latents, conditions, progress, generator or seeded()).values()
     return torch.autograd.grad(value, latents)[0] * len(latents)
 
 
@@ -204,7 +204,7 @@ def test_timesteps_stay_within_their_annealed_bounds_and_fill_them():
     for progress, low, high in ((0.0, 0.5, 0.98), (0.25, 0.38, 0.74), (1.0, 0.02, 0.5)):
         prior.t.clear()
         for _ in range(500):
-            loss(prior, None, x, NOTHING, progress, generator)
+            loss(prior, (), x, NOTHING, progress, generator)
         t = torch.stack(prior.t)
         assert (t == t[:, :1]).all()  # all pictures of a step share theirs
         drawn = ((t[:, 0] - low) / (high - low)).sort().values
@@ -222,4 +222,4 @@ def test_same_generator_same_bytes():
 
 
 def test_sds_learns_nothing():
-    assert SDS().init(gaussian()) is None
+    assert SDS().init(gaussian()) == ()

@@ -33,8 +33,8 @@ def extract(nerf: NeRF, grid: int, smoothing: int) -> Mesh:
     with torch.no_grad():
         soft = nerf.render(cameras)
     size = soft.alpha.shape[1]
-    solids = [isosurface(density, threshold, nerf.config.bound) for threshold in THRESHOLDS]
-    solids = [solid for solid in solids if solid is not None]
+    surfaces = (isosurface(density, threshold, nerf.config.bound) for threshold in THRESHOLDS)
+    solids = [solid for solid in surfaces if solid is not None]
     if not solids:
         raise ValueError(f"its density stays below {THRESHOLDS[0]} per metre everywhere; use more --steps")
 
