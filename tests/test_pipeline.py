@@ -37,8 +37,13 @@ SIZE, STEPS = 32, 48
 RECIPE = Recipe(
     name="tiny",
     about="for tests",
-    nerf=replace(
-        NeRFConfig(), grid=HashGrid(levels=3, coarsest=6, finest=24), resolution=SIZE, samples=32, occupancy=24
+    nerf=NeRFConfig(
+        shape_rate=0.09,
+        colour_rate=0.03,
+        grid=HashGrid(levels=3, coarsest=6, finest=24),
+        resolution=SIZE,
+        samples=32,
+        occupancy=24,
     ),
     coarse=Stage("coarse", STEPS, Views(count=3), ("albedo", "normal"), SDS(scale=1.0, weight="clean")),
     asset=AssetSettings(faces=600, texture_size=128, height=2.5, grid=40, smoothing=5),

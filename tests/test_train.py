@@ -25,7 +25,14 @@ from threed.train import ATTEMPTS, background, contact_sheet, fit, seeded, terms
 from threed.views import Views
 
 SIZE = 12
-CONFIG = replace(NeRFConfig(), grid=HashGrid(levels=2, coarsest=4, finest=8), resolution=SIZE, samples=16, occupancy=12)
+CONFIG = NeRFConfig(
+    grid=HashGrid(levels=2, coarsest=4, finest=8),
+    resolution=SIZE,
+    samples=16,
+    occupancy=12,
+    shape_rate=0.09,
+    colour_rate=0.03,
+)
 STAGE = Stage(
     name="coarse",
     steps=14,
