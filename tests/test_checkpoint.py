@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from threed import checkpoint, disk
 from threed.checkpoint import Torn, load, save
+from threed.errors import FULL
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 tensors = st.builds(
@@ -167,10 +168,10 @@ def test_a_real_limit_on_file_sizes(tmp_path: Path) -> None:
     try:
         with pytest.raises(OSError) as caught:  # noqa: PT011 (its number is looked at)
             checkpoint.save(tmp_path / "a", {"x": torch.zeros(10_000)})
-        assert caught.value.errno in disk.FULL
+        assert caught.value.errno in FULL
         with pytest.raises(OSError) as caught:  # noqa: PT011
             disk.append(tmp_path / "log", b"x" * 5000)
-        assert caught.value.errno in disk.FULL
+        assert caught.value.errno in FULL
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [p.name for p in tmp_path.iterdir()] == ["log"]

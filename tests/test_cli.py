@@ -18,7 +18,7 @@ import pytest
 from threed import __version__, cli, disk, doctor
 from threed.cli import main
 from threed.distill import embedded
-from threed.errors import Failure, unknown
+from threed.errors import FULL, Failure, unknown
 from threed.exporters import WRITERS
 from threed.recipes import RECIPES
 from threed.run import Request, Run
@@ -166,7 +166,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert capsys.readouterr().err == f"threed: stopped; continue with: {continued}\n"
 
 
-@pytest.mark.parametrize("number", sorted(disk.FULL))
+@pytest.mark.parametrize("number", sorted(FULL))
 def test_a_full_disk_says_how_to_go_on(
     asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from threed import __version__
-from threed.errors import Failure, Mistake, unknown
+from threed.errors import FULL, Failure, Mistake, unknown
 
 if TYPE_CHECKING:
     from threed.recipes import Recipe
@@ -116,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        from threed import disk
-
-        if error.errno not in disk.FULL:
+        if error.errno not in FULL:
             raise
         return complain(f"the disk is full ({error}); free {ROOM} MB and continue with: {again}", 1)
     except KeyboardInterrupt:

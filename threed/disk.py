@@ -13,9 +13,7 @@ from typing import BinaryIO
 
 from threed.exporters.files import partial_name, write
 
-__all__ = ["FULL", "append", "lock", "partial_name", "write"]
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the user's quota, below the file size limit
+__all__ = ["append", "lock", "partial_name", "write"]
 
 
 def append(path: Path, record: bytes) -> None:

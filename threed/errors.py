@@ -7,7 +7,10 @@ else that is raised is a defect of the program and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the user's quota, below the file size limit
 
 
 class Mistake(ValueError):
