@@ -5,7 +5,8 @@
 
 ASSETS is the folder of the training set, with its manifest.jsonl. Every prompt is a caption of it. The exported GLB is
 read back, brought to the training set's place and size, and compared over 16 views with every asset of that caption;
-the best one by IoU counts. Runs that are already there are not made again. Writes benchmarks/results/assets-*.{json,png}.
+the best one by IoU counts. Runs that are already there are not made again. Writes assets-*.json and .png beside the
+other results.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def main() -> None:
         )
         rows.append(compare(prompt, folder, captions[prompt]))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"assets-{asked.prompts}.json").write_text(json.dumps(summary(rows) | {"prompts": rows}, indent=2) + "\n")
+    figures = json.dumps(summary(rows) | {"prompts": rows}, indent=2)
+    (RESULTS / f"assets-{asked.prompts}.json").write_text(figures + "\n")
     picture(asked.runs, [row["prompt"] for row in rows]).save(RESULTS / f"assets-{asked.prompts}.png")
     show(rows)
 

@@ -65,7 +65,7 @@ def test_the_shadow_falls_on_the_floor_only():
 
 def test_a_turntable_turns_once_for_ever(tmp_path):
     path = tmp_path / "turn.webp"
-    pictures.turntable(figure(), path, frames=12, size=48)
+    path.write_bytes(pictures.turntable(figure(), frames=12, size=48))
     with Image.open(path) as film:
         assert (film.format, film.n_frames, film.size, film.info["loop"]) == ("WEBP", 12, (48, 48), 0)
         colours = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -57,10 +56,12 @@ def preview(asset: Asset, size: int = 256, smooth: bool = True) -> Image.Image:
     return sheet(portraits(asset, orbit(8), size, smooth), columns=4)
 
 
-def turntable(asset: Asset, path: Path, frames: int = 40, size: int = 256, smooth: bool = True) -> None:
-    """An animated WebP that turns once in about three seconds, for ever."""
+def turntable(asset: Asset, frames: int = 40, size: int = 256, smooth: bool = True) -> bytes:
+    """An animated WebP file that turns once in about three seconds, for ever."""
     first, *rest = (image(picture) for picture in portraits(asset, orbit(frames), size, smooth))
-    first.save(path, save_all=True, append_images=rest, duration=3000 // frames, loop=0, quality=80, method=2)
+    stream = io.BytesIO()
+    first.save(stream, "WEBP", save_all=True, append_images=rest, duration=3000 // frames, loop=0, quality=80, method=2)
+    return stream.getvalue()
 
 
 def portraits(asset: Asset, cameras: Cameras, size: int, smooth: bool = True) -> Float[Tensor, "B H W 3"]:

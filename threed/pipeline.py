@@ -34,11 +34,13 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
         prior = prior or load(request.prior, request.device)
         nerf = NeRF(request.recipe.nerf, seeded(request.seed)).to(request.device)
     fit(nerf, request.recipe.coarse, prior, request, run)  # a soft volume: shape from nothing
+    nerf.cpu()  # what follows is work for processors
     with run.log.stage("mesh"):
         asset = solidify(nerf, request)  # the solid that looks most like it, and its texture
     with run.log.stage("export"):
-        deliver(asset, nerf, request, run)
-    return asset
+        placed = deliver(asset, request, run)
+    run.write("report.json", (json.dumps(report(asset, placed, nerf, run), indent=2) + "\n").encode())
+    return placed
 
 
 def load(name: str, device: str) -> Prior:
@@ -62,14 +64,14 @@ def solidify(nerf: NeRF, request: Request) -> Asset:
     return asset
 
 
-def deliver(asset: Asset, nerf: NeRF, request: Request, run: Run) -> None:
-    """The asset in the asked formats, pictures of it, and the report."""
+def deliver(asset: Asset, request: Request, run: Run) -> Asset:
+    """Write the asset, on the ground and at its height, in the asked formats, with pictures of it; returns it."""
     placed = place(asset, request.recipe.asset.height)
     for suffix in request.formats:
         export(placed, run.path(f"asset.{suffix}"))
     run.write("preview.png", pictures.png(pictures.preview(placed)))
-    pictures.turntable(placed, run.path("turntable.webp"))
-    run.write("report.json", (json.dumps(report(asset, placed, nerf, run), indent=2) + "\n").encode())
+    run.write("turntable.webp", pictures.turntable(placed))
+    return placed
 
 
 @torch.no_grad()

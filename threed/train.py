@@ -48,8 +48,9 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
         while step < stage.steps:
             generator = seeded(request.seed, attempt, step)  # so that a resumed run is the same run
             progress = step / stage.steps  # every schedule is a function of this
-            pictures = Pictures(stage.views.sample(generator), stage.kinds, background(stage, generator))
-            render = scene.render(pictures.cameras, generator=generator)  # what we see
+            cameras = stage.views.sample(generator).to(request.device)
+            pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
+            render = scene.render(cameras, generator=generator)  # what we see
             shown = pictures.of(render)
             latents = prior.encode(shown)
             conditions = prior.conditions(request.prompt, request.negative, pictures)
@@ -66,7 +67,7 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
             scene.after_step(step, generator)
             step += 1
             log(step, {name: loss.item() for name, loss in losses.items()}, pictures=len(pictures))
-            log.picture(partial(contact_sheet, shown, len(pictures.cameras)))
+            log.picture(partial(contact_sheet, shown, len(cameras)))
         run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
 
 
