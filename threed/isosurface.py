@@ -18,7 +18,7 @@ from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
 
-THRESHOLDS = (2.5, 5.0, 10.0, 20.0, 40.0)  # densities, per metre
+THRESHOLDS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # densities, per metre
 CHUNK = 1 << 17  # points at once
 
 
