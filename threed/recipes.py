@@ -65,7 +65,7 @@ RECIPES: dict[str, Recipe] = {
                 kinds=("albedo", "normal"),
                 # Poole et al., with Imagen: 15,000 steps, scale 100, t in [0.02, 0.98], w = sigma^2. A small prior that
                 # predicts clean pictures wants little guidance, and a shape settles best from noisy to less noisy.
-                loss=SDS(scale=5.0, rescale=0.7, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
             ),
         ),
     ]
