@@ -80,7 +80,7 @@ class Condition:
     """What P pictures are told to show."""
 
     context: Float[Tensor, "P tokens features"]
-    labels: Float[Tensor, "P 160"]  # camera features, then the mean of the text
+    labels: Float[Tensor, "P labels"]  # camera features, then the mean of the text
     joint: int  # so many successive pictures see one another
 
 
