@@ -8,6 +8,9 @@ import importlib
 import os
 import pkgutil
 
+import threed  # noqa: F401 (before PyTorch, whose waiting threads it sets)
+
+# isort: split
 import pytest
 import torch
 from jaxtyping import install_import_hook
