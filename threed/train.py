@@ -44,8 +44,9 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
     optimizer = torch.optim.Adam(scene.param_groups(), betas=(0.9, 0.99), eps=1e-15)
     learned = stage.loss.init(prior)
     step, attempt = restore(run, stage, scene, optimizer)
+    finished = step == stage.steps
     with run.log.stage(stage.name, stage.steps, step) as log:
-        while step < stage.steps:
+        while not finished:
             generator = seeded(request.seed, attempt, step)  # so that a resumed run is the same run
             progress = step / stage.steps  # every schedule is a function of this
             cameras = stage.views.sample(generator).to(request.device)
@@ -59,8 +60,11 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
             if problem := trouble(losses, render):
                 step, attempt = go_back(run, stage, scene, optimizer, problem, step, attempt)
                 continue
-            if step % CHECKPOINT_EVERY == 0:  # before the update: only a state that was seen to be sound is kept
+            finished = step == stage.steps
+            if step % CHECKPOINT_EVERY == 0 or finished:  # only a state that was looked at is kept, the last one too
                 run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
+            if finished:
+                break
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
@@ -68,7 +72,6 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
             step += 1
             log(step, {name: loss.item() for name, loss in losses.items()}, pictures=len(pictures))
             log.picture(partial(contact_sheet, shown, len(cameras)))
-        run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
 
 
 def state_of(stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer, step: int, attempt: int) -> dict[str, Any]:
