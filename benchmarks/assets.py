@@ -5,8 +5,8 @@
 
 ASSETS is the folder of the training set, with its manifest.jsonl. Every prompt is a caption of it. The exported GLB is
 read back, brought to the training set's place and size, and compared over 16 views with every asset of that caption;
-the best one by IoU counts. Runs that are already there are not made again. Writes assets-*.json and .png beside the
-other results.
+the best one by IoU counts. Runs that are already there are not made again. Figures go to results/,
+the sheet of pictures to docs/pictures/.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ TUNING = (
     "a large brown rock with a grassy top",
 )
 RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 SIZE = 128  # pixels a side of the compared pictures
 
 
@@ -89,7 +90,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     figures = json.dumps(summary(rows) | {"prompts": rows}, indent=2)
     (RESULTS / f"assets-{asked.prompts}.json").write_text(figures + "\n")
-    picture(asked.runs, [row["prompt"] for row in rows]).save(RESULTS / f"assets-{asked.prompts}.png")
+    picture(asked.runs, [row["prompt"] for row in rows]).save(PICTURES / f"{asked.prompts}.png")
     show(rows)
 
 
