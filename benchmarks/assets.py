@@ -1,7 +1,7 @@
 """How close text-to-3D comes to the assets that the embedded prior was trained on, and what it costs.
 
     python benchmarks/assets.py ASSETS                    # the twenty prompts of the README, about twenty minutes
-    python benchmarks/assets.py ASSETS --prompts tuning   # the prompts that the recipe was tuned on
+    python benchmarks/assets.py ASSETS --prompts tuning   # others, on which most of the tuning was done
 
 ASSETS is the folder of the training set, with its manifest.jsonl. Every prompt is a caption of it. The exported GLB is
 read back, brought to the training set's place and size, and compared over 16 views with every asset of that caption;

@@ -1,8 +1,8 @@
 """A hash-grid NeRF: density and albedo at every point of a cube, rendered as a volume.
 
 The cube is [-bound, bound]^3 metres; the object lives in its unit ball. Density is per metre, albedo display sRGB.
-Both are sums over the levels of a multi-resolution hash grid, without a network behind them: a sum of smooth and of
-fine grids learns as fast as one with a network, is cheaper than the network alone, and its slope is one look-up.
+Both are sums over the levels of a multi-resolution hash grid, without a network behind them: smooth and fine grids add
+up, there is no network to evaluate, and the slope of the density is one look-up.
 """
 
 from __future__ import annotations
