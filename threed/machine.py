@@ -1,4 +1,4 @@
-"""What the machine offers to this process: cores, memory. Threads are set here and nowhere else."""
+"""What the machine offers to this process: cores, memory. Threads are set here, and shared out where a training has workers."""
 
 from __future__ import annotations
 
