@@ -23,7 +23,7 @@ class Occupancy(nn.Module):
     density: Float[Tensor, "G G G"]
     occupied: Bool[Tensor, "G G G"]
 
-    def __init__(self, resolution: int, bound: float, threshold: float = 0.01, decay: float = 0.9) -> None:
+    def __init__(self, resolution: int, bound: float, threshold: float = 0.05, decay: float = 0.9) -> None:
         super().__init__()
         self.bound = bound  # metres, half the side of the cube
         self.threshold = threshold  # the opacity of a cell, crossed along an axis, from which it is occupied

@@ -28,7 +28,7 @@ class NeRFConfig:
     bound: float = 1.0  # metres, half the side of the cube
     samples: int = 48  # steps along a side of the cube
     resolution: int = 64  # pixels a side of the pictures that the prior sees
-    occupancy: int = 48  # cells along a side of the occupancy grid
+    occupancy: int = 64  # cells along a side of the occupancy grid
     start_radius: float = 0.5  # metres: every run starts from a soft ball
     start_slope: float = 16.0  # fall of its logit, per metre
     peak: float = 20.0  # sigma = peak * softplus(logit), per metre
