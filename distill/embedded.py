@@ -1,9 +1,10 @@
 """The small prior that ships with the program, or a folder of the same kind.
 
 Layout: diffusers' `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, safetensors only, and `prior.json` with the
-conventions. Latents are pixels in [-1, 1]; the network sees them 4 x 4-unshuffled, beside a reference picture (zeros:
-none is offered yet), and predicts the clean picture. Timesteps: 1000 t on the cosine schedule. It knows cameras by
-angles, distance and the plain background's colour, and expects a field of view of 40 degrees.
+conventions. Latents are pixels in [-1, 1]; the network sees them 4 x 4-unshuffled, beside a reference picture and, in
+folders whose `prior.json` says `"geometry": true`, normals and mask (zeros for what is not given), and predicts the
+clean picture. Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance and the plain background's
+colour, and expects a field of view of 40 degrees; `distill/conditions.py` has it number by number.
 Joint views: in every self-attention the pictures of a group see one another's tokens; no weights belong to that.
 
 A compressed folder holds large weights as int8, symmetric, one scale per output channel: `name` and `name.scale`.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
+from torch.nn.functional import pixel_shuffle, scaled_dot_product_attention
 
+from threed.distill.conditions import CAMERA_FEATURES, Text, encode, network_input, normalized, view_features
 from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
 
 SHIPPED = Path(__file__).parent / "weights"
 PREDICTIONS: dict[str, Kind] = {"sample": "clean", "epsilon": "noise", "v_prediction": "velocity"}  # diffusers' names
-CAMERA_FEATURES = 32
-REFERENCE_CHANNELS = 4  # RGB and alpha
+Joint = int | tuple[tuple[int, int], ...]  # pictures a group; or runs of groups: how many, of how many pictures
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Conventions:
     kinds: tuple[str, ...]
     text_tokens: int  # the two markers at the ends of a prompt included
     fov_y: float  # degrees
+    geometry: bool  # whether the network has channels for normals and mask
     compressed: bool
 
     @staticmethod
@@ -63,16 +65,9 @@ class Conventions:
                 kinds=tuple(found["kinds"]),
                 text_tokens=found["text_tokens"],
                 fov_y=found["fov_y_degrees"],
+                geometry=found.get("geometry", False),
                 compressed=found.get("compression") == "int8",
             )
-
-
-@dataclass(frozen=True)
-class Text:
-    """An encoded prompt."""
-
-    tokens: Float[Tensor, "tokens features"]
-    mean: Float[Tensor, "features"]  # over the real tokens
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,9 @@ class Condition:
 
     context: Float[Tensor, "P tokens features"]
     labels: Float[Tensor, "P labels"]  # camera features, then the mean of the text
-    joint: int  # so many successive pictures see one another
+    joint: Joint  # which successive pictures see one another
+    reference: Float[Tensor, "P 4 H W"] | None = None  # RGB in [-1, 1] times alpha, and alpha
+    geometry: Float[Tensor, "P 4 H W"] | None = None  # camera-space normals in [-1, 1] times the mask, and the mask
 
 
 @dataclass(frozen=True)
@@ -103,13 +100,8 @@ class Embedded:
         verify(folder)
         conventions = Conventions.read(folder)
         with quiet():
-            unet = load_unet(folder / "unet", conventions.compressed)
-            unet.to(device, dtype or compute_dtype(torch.device(device)), memory_format=torch.channels_last)
-            unet.set_attn_processor(JointAttention())
-            for module in unet.modules():
-                if isinstance(module, torch.nn.GroupNorm):
-                    # On CPUs, PyTorch's group norm is ten times slower in channels_last than in contiguous memory.
-                    module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+            unet = prepared(load_unet(folder / "unet", conventions.compressed))
+            unet.to(device, dtype or compute_dtype(torch.device(device)))
             text_encoder = load_text_encoder(folder / "text_encoder", conventions.compressed).to(device, torch.float32)
             return Embedded(conventions, unet, text_encoder, load_tokenizer(folder))
 
@@ -151,18 +143,7 @@ class Embedded:
     @torch.no_grad()
     def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
         alpha, sigma = self.alpha_sigma(t)
-        patches = pixel_unshuffle(z_t, self.conventions.patch)
-        reference = patches.new_zeros(len(z_t), REFERENCE_CHANNELS * self.conventions.patch**2, *patches.shape[2:])
-        dtype = self.unet.dtype
-        output = self.unet(
-            torch.cat([patches, reference], dim=1).to(dtype, memory_format=torch.channels_last),
-            1000 * t,
-            condition.context.to(dtype),
-            class_labels=condition.labels.to(dtype),
-            cross_attention_kwargs={"joint": condition.joint},
-            return_dict=False,
-        )[0]
-        output = pixel_shuffle(output.to(z_t.dtype), self.conventions.patch)
+        output = predict(self.unet, self.conventions, z_t, t, condition)
         return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
 
     def _condition(self, prompt: str, view: Float[Tensor, "P 32"]) -> Condition:
@@ -174,17 +155,42 @@ class Embedded:
         return Condition(context, labels, joint=len(view))
 
     def _encoded(self, prompt: str) -> Text:
-        limit = self.conventions.text_tokens
-        tokens = self.tokenizer(normalized(prompt), padding="max_length", max_length=limit, return_tensors="pt")
-        ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
-        if ids.shape[1] > limit:
-            raise ValueError(f"the prompt {prompt!r} takes {ids.shape[1]} tokens; shorten it to at most {limit}")
-        states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[0]
-        return Text(tokens=states, mean=states[mask[0].bool()].mean(dim=0))
+        limit, count = self.conventions.text_tokens, len(self.tokenizer(normalized(prompt)).input_ids)
+        if count > limit:
+            raise ValueError(f"the prompt {prompt!r} takes {count} tokens; shorten it to at most {limit}")
+        return encode([prompt], self.tokenizer, self.text_encoder, limit)
+
+
+def text_reader(folder: Path | None = None) -> Callable[[Sequence[str]], Text]:
+    """What encodes prompts for this prior, without the rest of it; raises UnreadablePrior."""
+    folder = SHIPPED if folder is None else folder
+    conventions = Conventions.read(folder)
+    with quiet():
+        tokenizer, text_encoder = (
+            load_tokenizer(folder),
+            load_text_encoder(folder / "text_encoder", conventions.compressed),
+        )
+    return lambda prompts: encode(prompts, tokenizer, text_encoder, conventions.text_tokens)
+
+
+def predict(
+    unet: Any, conventions: Conventions, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition
+) -> Float[Tensor, "P 3 H W"]:
+    """What the network itself says; differentiable."""
+    inputs = network_input(z_t, condition.reference, condition.geometry, conventions.patch, conventions.geometry)
+    output = unet(
+        inputs.to(unet.dtype, memory_format=torch.channels_last),
+        1000 * t,
+        condition.context.to(unet.dtype),
+        class_labels=condition.labels.to(unet.dtype),
+        cross_attention_kwargs={"joint": condition.joint},
+        return_dict=False,
+    )[0]
+    return pixel_shuffle(output.to(z_t.dtype), conventions.patch)
 
 
 class JointAttention:
-    """diffusers' attention processor: self-attention over the tokens of `joint` pictures at once."""
+    """diffusers' attention processor: self-attention over the tokens of all pictures of a group at once."""
 
     def __call__(
         self,
@@ -193,41 +199,50 @@ class JointAttention:
         encoder_hidden_states: Float[Tensor, "P tokens features"] | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        joint: int = 1,
+        joint: Joint = 1,
     ) -> Float[Tensor, "P N C"]:
         del attention_mask, temb  # this network has neither
-        x = hidden_states
-        if encoder_hidden_states is None:
-            x = x.reshape(len(x) // joint, joint * x.shape[1], x.shape[2])
-        context = x if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            linear.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for linear in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
-        )
-        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return attn.to_out[0](mixed).reshape(hidden_states.shape)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if encoder_hidden_states is not None:
+            return attn.to_out[0](attention(*projected, attn.heads))
+        runs = ((len(context) // joint, joint),) if isinstance(joint, int) else joint
+        sizes = [groups * pictures for groups, pictures in runs]
+        mixed = []
+        for (groups, _), *run in zip(runs, *(x.split(sizes) for x in projected), strict=True):
+            query, key, value = (x.reshape(groups, -1, x.shape[2]) for x in run)
+            mixed.append(attention(query, key, value, attn.heads).reshape(run[0].shape))
+        return attn.to_out[0](torch.cat(mixed))
+
+
+def attention(
+    query: Float[Tensor, "G N C"], key: Float[Tensor, "G M C"], value: Float[Tensor, "G M C"], heads: int
+) -> Float[Tensor, "G N C"]:
+    """Scaled dot products in every head by itself."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def camera_features(pictures: Pictures, kinds: tuple[str, ...]) -> Float[Tensor, "P 32"]:
     """What the network is told about each picture, kind-major; `kinds` is the order in which it was trained."""
-    cameras = pictures.cameras
-    azimuth, elevation = cameras.azimuth[:, None], cameras.elevation[:, None]
-    one, harmonics = torch.ones_like(azimuth), azimuth * torch.arange(1, 5).to(azimuth)
-    angles = [harmonics.sin(), harmonics.cos(), *(f(k * elevation) for k in (1, 2) for f in (torch.sin, torch.cos))]
-    no_reference = torch.zeros_like(azimuth).expand(-1, 11)  # there is none: its harmonics, its elevation
-    distance = 3 * (cameras.distance[:, None] - 3.1)
-    background = (2 * pictures.background - 1).to(azimuth).expand(len(cameras), 3)
+    count = len(pictures.cameras)
+    background = pictures.background.to(pictures.cameras.azimuth).expand(count, 3)
 
     def features(kind: str) -> Float[Tensor, "C 32"]:
-        which = torch.tensor([float(kind == known) for known in kinds]).to(azimuth).expand(len(cameras), -1)
-        return torch.cat([one, *angles, no_reference, which, distance, background, one], dim=1)
+        which = torch.tensor([float(kind == known) for known in kinds]).to(background).expand(count, -1)
+        return view_features(pictures.cameras, which, background)
 
     return torch.cat([features(kind) for kind in pictures.kinds])
 
 
-def normalized(prompt: str) -> str:
-    """Captions were trained in lower case."""
-    return prompt.strip().lower()
+def prepared(unet: Any) -> Any:
+    """The same network, its pictures jointly denoised and its memory laid out for speed."""
+    unet.set_attn_processor(JointAttention())
+    for module in unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            # On CPUs, PyTorch's group norm is ten times slower in channels_last than in contiguous memory.
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    return unet.to(memory_format=torch.channels_last)
 
 
 def token_count(prompt: str, folder: Path | str | None = None) -> int:

@@ -1,0 +1,71 @@
+"""Pictures out of noise: what a prior would draw by itself, all views of a group together.
+
+Deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 with sigma = 0). Between two times the clean latents and
+the noise that the prior believes in are mixed anew:
+
+    z_s = alpha_s clean + sigma_s noise.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threed.distill.prior import Conditions, Pictures, Prior, guide, prediction_from
+from threed.renderers.camera import Cameras
+
+FIRST = 0.999  # the time of the first step: at 1 nothing of a picture is left that noise could be told from
+
+
+@torch.no_grad()
+def ddim(
+    prior: Prior,
+    conditions: Conditions,
+    shape: tuple[int, int, int, int],  # P C h w
+    steps: int,
+    scale: float,
+    rescale: float,
+    generator: torch.Generator,
+    limit: float = 1.0,
+) -> Float[Tensor, "P C h w"]:
+    """Clean latents of one group, denoised in `steps` equal steps of time; made on the generator's device.
+
+    scale, rescale: guidance, see `distill.prior.guide`. limit: clean latents stay within [-limit, limit], as pixels do.
+    """
+    z_t = torch.randn(shape, generator=generator, device=generator.device)
+    times = torch.linspace(FIRST, 0.0, steps + 1).to(z_t)
+    for now, then in pairwise(times):
+        t, s = now.expand(len(z_t)), then.expand(len(z_t))
+        clean = guide(prior, z_t, t, conditions, scale, rescale).clean.clamp(-limit, limit)
+        believed = prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
+        alpha, sigma = (a[:, None, None, None] for a in prior.alpha_sigma(s))
+        z_t = alpha * believed.clean + sigma * believed.noise
+    return believed.clean
+
+
+def pictures(
+    prior: Prior,
+    prompt: str,
+    cameras: Cameras,
+    generator: torch.Generator,
+    steps: int = 25,
+    scale: float = 3.0,
+    rescale: float = 0.7,
+    background: Float[Tensor, "3"] | None = None,  # white without one
+) -> Float[Tensor, "P H W 3"]:
+    """Albedo, shaded and normals of a prompt from these cameras, kind-major; for priors whose latents are pixels.
+
+    Albedo and normals are drawn as one group, which is what they are trained as; shaded pictures are another.
+    """
+    behind = torch.ones(3) if background is None else background
+    drawn: dict[str, Tensor] = {}
+    for kinds in (("albedo", "normal"), ("shaded",)):
+        told = Pictures(cameras, kinds, behind.to(cameras.azimuth))
+        shape = (len(told), 3, prior.image_size, prior.image_size)
+        latents = ddim(prior, prior.conditions(prompt, "", told), shape, steps, scale, rescale, generator)
+        image = ((latents + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+        drawn |= zip(kinds, image.chunk(len(kinds)), strict=True)
+    return torch.cat([drawn[kind] for kind in ("albedo", "shaded", "normal")])
