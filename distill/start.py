@@ -1,0 +1,224 @@
+"""The start: a small diffusion over volumes, so that distillation need not find the shape from nothing.
+
+A volume is 4 x G^3: the signed distance to the surface over its truncation, then the display sRGB of the nearest
+surface in [-1, 1]; axes x, y, z, the frame of `renderers.voxels`. Cubes of P^3 voxels become tokens: their components
+in a fixed orthonormal basis (the principal components of the training set's cubes). A transformer over these tokens and
+those of the text predicts the clean ones. z_t = alpha z + sigma noise, with t in (0, 1) and
+
+    alpha, sigma = cos(s), sin(s),   tan(s) = shift tan(pi t / 2):
+
+the cosine schedule with `shift` times its noise, because neighbouring voxels repeat one another (Hoogeboom et al. 2023,
+arXiv 2301.11093, eq. 4). Guidance is `null + scale * (positive - null)` on the clean tokens, as everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from threed.distill.conditions import Text
+from threed.distill.embedded import readable
+from threed.renderers.voxels import TRUNCATION, Voxels
+
+CHANNELS = 4  # distance, red, green, blue
+COLOUR_WEIGHT = 0.5  # of a colour's error, against that of the distance
+FREQUENCIES = 16  # of the timestep's harmonics
+FIRST, LAST = 0.995, 0.005  # timesteps between which volumes are sampled
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """The shape of the network; what config.json beside its weights says."""
+
+    resolution: int = 32  # voxels a side
+    patch: int = 8  # voxels a side of one token
+    components: int = 192  # numbers that a token keeps
+    width: int = 256
+    layers: int = 8
+    head: int = 64  # features of an attention head
+    text_tokens: int = 16
+    text_features: int = 128
+    shift: float = 4.0  # of the noise, against the cosine schedule
+
+    @property
+    def cubes(self) -> int:
+        return (self.resolution // self.patch) ** 3
+
+
+class Start(nn.Module):
+    """Predicts the clean tokens of a volume from noised ones and a text, which see one another; time modulates all."""
+
+    mean: Float[Tensor, "V"]
+    basis: Float[Tensor, "K V"]
+    scale: Float[Tensor, ""]
+
+    def __init__(self, config: StartConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, values = config.width, CHANNELS * config.patch**3
+        self.register_buffer("mean", torch.zeros(values))  # of the training set's cubes
+        self.register_buffer("basis", torch.zeros(config.components, values))  # orthonormal rows
+        self.register_buffer("scale", torch.ones(()))  # the standard deviation of a token's numbers
+        self.read_volume = nn.Linear(config.components, width)
+        self.read_text = nn.Linear(config.text_features, width)
+        self.place = nn.Parameter(torch.randn(config.text_tokens + config.cubes, width) * 0.02)
+        self.read_time = nn.Linear(2 * FREQUENCIES, width)
+        self.read_summary = nn.Linear(config.text_features, width)
+        self.modulate = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList([Block(width, config.head) for _ in range(config.layers)])
+        self.settle = nn.Linear(width, 2 * width)
+        self.write = nn.Linear(width, config.components)
+        for layer in (self.modulate, self.settle, self.write):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        z_t: Float[Tensor, "B N K"],
+        t: Float[Tensor, "B"],
+        text: Float[Tensor, "B T F"],
+        summary: Float[Tensor, "B F"],
+    ) -> Float[Tensor, "B N K"]:
+        """The clean tokens; `summary` is the mean of the text's real tokens."""
+        state = functional.silu(self.read_time(harmonics(t)) + self.read_summary(summary))[:, None]
+        modulation = self.modulate(state)
+        x = torch.cat([self.read_text(text), self.read_volume(z_t)], dim=1) + self.place
+        for block in self.blocks:
+            x = block(x, modulation)
+        shift, scale = self.settle(state).chunk(2, dim=-1)
+        return self.write(modulated(x[:, text.shape[1] :], shift, scale))
+
+    def alpha_sigma(self, t: Float[Tensor, "B"]) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+        angle = torch.atan(self.config.shift * torch.tan(t * (math.pi / 2)))
+        return angle.cos(), angle.sin()
+
+    def encode(self, volume: Float[Tensor, "B 4 G G G"]) -> Float[Tensor, "B N K"]:
+        return (cut(volume, self.config.patch) - self.mean) * weights(self.config.patch) @ self.basis.T / self.scale
+
+    def decode(self, tokens: Float[Tensor, "B N K"]) -> Float[Tensor, "B 4 G G G"]:
+        cubes = tokens * self.scale @ self.basis / weights(self.config.patch) + self.mean
+        return joined(cubes, self.config.patch)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, both modulated by time (Peebles and Xie 2023, arXiv 2212.09748, adaLN-Zero).
+
+    All blocks share one modulation, to which each adds its own constants (Chen et al. 2023, arXiv 2310.00426).
+    """
+
+    def __init__(self, width: int, head: int) -> None:
+        super().__init__()
+        self.head = head
+        self.constants = nn.Parameter(torch.randn(6 * width) * 0.02)
+        self.attend = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "B N W"], modulation: Float[Tensor, "B 1 M"]) -> Float[Tensor, "B N W"]:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.constants).chunk(6, dim=-1)
+        heads = self.attend(modulated(x, shift_a, scale_a)).unflatten(-1, (3, -1, self.head))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        # For so few tokens on CPUs, plain products take half the time of the fused attention, whose gradient is slow.
+        weights = (query @ key.mT / math.sqrt(self.head)).softmax(dim=-1).to(value.dtype)
+        x = torch.addcmul(x, gate_a, self.attended((weights @ value).transpose(1, 2).flatten(2)))
+        wide = self.widen(modulated(x, shift_f, scale_f))
+        return torch.addcmul(x, gate_f, self.narrow(functional.silu(wide)))
+
+
+def modulated(
+    x: Float[Tensor, "B N W"], shift: Float[Tensor, "B 1 W"], scale: Float[Tensor, "B 1 W"]
+) -> Float[Tensor, "B N W"]:
+    return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+def harmonics(t: Float[Tensor, "B"]) -> Float[Tensor, "B 32"]:
+    """sin and cos of pi t, at geometric frequencies from 1 to 64."""
+    angle = t[:, None] * math.pi * torch.logspace(0, 6, FREQUENCIES, base=2.0, device=t.device)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def weights(patch: int) -> Float[Tensor, "V"]:
+    """Of the values of a cube."""
+    return torch.tensor([1.0, *[COLOUR_WEIGHT] * 3]).repeat_interleave(patch**3)
+
+
+def cut(volume: Float[Tensor, "B C G G G"], patch: int) -> Float[Tensor, "B N V"]:
+    """Cubes of patch^3 voxels, x slowest."""
+    b, c, g = len(volume), volume.shape[1], volume.shape[2] // patch
+    cubes = volume.reshape(b, c, g, patch, g, patch, g, patch).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return cubes.reshape(b, g**3, c * patch**3)
+
+
+def joined(cubes: Float[Tensor, "B N V"], patch: int) -> Float[Tensor, "B C G G G"]:
+    """The inverse of `cut`."""
+    b, n, v = cubes.shape
+    g, c = round(n ** (1 / 3)), v // patch**3
+    volume = cubes.reshape(b, g, g, g, c, patch, patch, patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return volume.reshape(b, c, g * patch, g * patch, g * patch)
+
+
+def volume_of(voxels: Voxels) -> Float[Tensor, "4 G G G"]:
+    """What the codec sees of voxels."""
+    return torch.cat([voxels.distance[None] / TRUNCATION, 2 * voxels.colour.movedim(-1, 0) - 1])
+
+
+def voxels_of(volume: Float[Tensor, "4 G G G"]) -> Voxels:
+    """The inverse of `volume_of`, cut to what voxels may be."""
+    volume = volume.clamp(-1, 1)
+    return Voxels(volume[0] * TRUNCATION, (volume[1:].movedim(0, -1) + 1) / 2)
+
+
+@torch.no_grad()
+def sample(
+    start: Start,
+    text: Text,
+    nothing: Text,
+    count: int,
+    generator: torch.Generator,
+    steps: int = 25,
+    scale: float = 2.0,
+) -> Float[Tensor, "C 4 G G G"]:
+    """Volumes of one text, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 with sigma = 0)."""
+    config, device = start.config, start.place.device
+    z = torch.randn(count, config.cubes, config.components, generator=generator).to(device)
+    tokens = torch.cat([told.tokens.expand(count, -1, -1) for told in (text, nothing)]).to(device)
+    summary = torch.cat([told.mean.expand(count, -1) for told in (text, nothing)]).to(device)
+    times = torch.linspace(FIRST, LAST, steps + 1, device=device)
+    for now, then in pairwise(times):
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = start(torch.cat([z, z]), now.expand(2 * count), tokens, summary).float()
+        positive, null = predicted.chunk(2)
+        clean = null + scale * (positive - null)
+        alpha, sigma = start.alpha_sigma(now)
+        noise = (z - alpha * clean) / sigma
+        alpha, sigma = start.alpha_sigma(then)
+        z = alpha * clean + sigma * noise
+    return start.decode(clean)
+
+
+def medoid(volumes: Float[Tensor, "C 4 G G G"]) -> int:
+    """The volume most like the others, by intersection over union: rarely a failure, and never a mean of several."""
+    inside = (volumes[:, 0] < 0).flatten(1).float()
+    both = inside @ inside.T
+    size = inside.sum(1)
+    return int((both / (size[:, None] + size - both).clamp(min=1)).sum(1).argmax())
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Start:
+    """The start in a prior's folder; raises UnreadablePrior when it has none or a file is at fault."""
+    config, model = folder / "start" / "config.json", folder / "start" / "model.safetensors"
+    with readable(config):
+        start = Start(StartConfig(**json.loads(config.read_text(encoding="utf-8"))))
+    with readable(model):
+        start.load_state_dict(load_file(model))
+    return start.eval().requires_grad_(False).to(device)

@@ -1,0 +1,99 @@
+"""What an optimisation begins from: a volume out of a text, or a user's mesh, in the place of a soft ball.
+
+A start is a field like any other. It can be meshed as it is, or handed to a NeRF, which then goes on from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from threed.distill import embedded, start
+from threed.errors import Mistake
+from threed.nerf import NeRF
+from threed.renderers import volume
+from threed.renderers.camera import Cameras
+from threed.renderers.occupancy import Occupancy
+from threed.renderers.read import read
+from threed.renderers.volume import Render, Sample
+from threed.renderers.voxels import Voxels, voxelise
+from threed.train import seeded
+
+CANDIDATES = 8  # volumes of the same text, of which the one most like the others is taken
+RESOLUTION = 32  # voxels a side of a user's mesh
+STEEPNESS = 2.5  # fall of the density's logit, per voxel
+PEAK = 20.0  # sigma = PEAK * softplus(logit), per metre
+SAMPLES, SIZE, CELLS = 96, 64, 48  # steps a side, pixels a side, cells of the occupancy grid a side
+IMITATION = {"steps": 150, "points": 1 << 14, "rate": 0.05}
+
+
+class VoxelField(nn.Module):
+    """Voxels as a density and an albedo in the cube [-1, 1]^3 metres, the farthest point of the object at radius 1."""
+
+    bound = 1.0
+
+    def __init__(self, voxels: Voxels) -> None:
+        """Raises ValueError where nothing is solid."""
+        super().__init__()
+        self.voxels = voxels
+        self.radius = voxels.mesh().vertices.norm(dim=-1).max()  # where the longest side is 1
+        self.occupancy = Occupancy(CELLS, self.bound)
+        self.occupancy.update(self.density, torch.Generator().manual_seed(0))
+
+    def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
+        distance, colour = self.voxels.at(x * self.radius)
+        step = self.voxels.pitch / self.radius / 2
+        around = (x[:, None, None] + step * torch.eye(3)[:, None] * torch.tensor([1.0, -1.0])[:, None]).reshape(-1, 3)
+        ahead, behind = self.voxels.at(around * self.radius)[0].reshape(-1, 3, 2).unbind(-1)
+        return Sample(density_of(distance), colour, functional.normalize(ahead - behind, dim=-1, eps=1e-6))
+
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        return density_of(self.voxels.at(x * self.radius)[0])
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, size: int = SIZE, generator: torch.Generator | None = None) -> Render:
+        return volume.render(self, cameras, size, size, self.occupancy, 2 * self.bound / SAMPLES, generator)
+
+
+def density_of(distance: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Per metre, of a signed distance in voxels."""
+    return PEAK * functional.softplus(-STEEPNESS * distance)
+
+
+def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:
+    """What this start looks like; None for a NeRF's own soft ball. Raises Mistake for a mesh that cannot be used."""
+    if name == "sphere":
+        return None
+    if name == "volume":
+        return VoxelField(imagined(prompt, seed, prior))
+    try:
+        return VoxelField(voxelise(read(name), RESOLUTION))
+    except ValueError as error:
+        raise Mistake(f"cannot start from {name!r}: {error}") from error
+
+
+def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
+    """A volume of this text, by the start in a prior's folder."""
+    encode = embedded.text_reader(prior)
+    candidates = start.sample(start.load(prior), encode([prompt]), encode([""]), CANDIDATES, seeded(seed))
+    return start.voxels_of(candidates[start.medoid(candidates)])
+
+
+def imitate(nerf: NeRF, field: VoxelField, generator: torch.Generator) -> None:
+    """Fit the NeRF to a field, point by point: what distillation then begins from."""
+    optimizer = torch.optim.Adam(nerf.parameters(), lr=IMITATION["rate"], betas=(0.9, 0.99))
+    for _ in range(int(IMITATION["steps"])):
+        x = (2 * torch.rand(int(IMITATION["points"]), 3, generator=generator) - 1) * nerf.config.bound
+        with torch.no_grad():
+            wanted = field(x)
+        sample = nerf(x)
+        shape = (sample.density.log1p() - wanted.density.log1p()).square().mean()
+        colour = (sample.albedo - wanted.albedo).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        (shape + colour).backward()
+        optimizer.step()
+    nerf.occupancy.update(nerf.density, generator)

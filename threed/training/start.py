@@ -1,0 +1,145 @@
+"""The start's part of a training: a basis for the cubes of its volumes, and the loss of its diffusion.
+
+Every asset is prepared in several versions, as it came and in other colours with captions to match, each mirrored too
+and under several wordings, so that a step only draws and adds noise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Int
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from threed import disk
+from threed.distill.conditions import Text
+from threed.distill.start import Start, StartConfig, cut, volume_of, weights
+from threed.renderers.voxels import Voxels
+from threed.training.captions import vary
+from threed.training.recolour import draw
+
+BASIS_CUBES = 40_000  # that the basis is made from
+NEAR = 1.0  # voxels; so near to the surface a colour is one of the surface's own
+
+
+@dataclass(frozen=True)
+class Versions:
+    """A assets in V versions, each as it is and mirrored left to right, under W wordings out of S texts."""
+
+    tokens: Float16[Tensor, "A V 2 N K"]
+    wording: Int[Tensor, "A V W"]
+    texts: Text
+    nothing: Text  # the empty caption's
+    caption: tuple[tuple[str, ...], ...]  # A x V, for people
+
+
+@dataclass(frozen=True)
+class StartLoss:
+    """Mean squared error of the clean tokens; timesteps spread evenly over (0, 1)."""
+
+    versions: Versions
+    recoloured: float = 0.4  # share of samples in other colours than their own
+    reworded: float = 0.5  # share of samples under other words than their own
+    untold: float = 0.1  # share of samples without a text, for guidance
+
+    def __call__(self, network: nn.Module, samples: int, generator: torch.Generator) -> Float[Tensor, ""]:
+        clean, text = self.drawn(samples, generator)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=clean.device)
+
+        t = ((uniform(1) + torch.arange(samples, device=clean.device) / samples) % 1).clamp(1e-3, 1 - 1e-3)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        alpha, sigma = (a[:, None, None] for a in network.alpha_sigma(t))
+        predicted = network(alpha * clean + sigma * noise, t, text.tokens, text.mean)
+        return (predicted.float() - clean).square().mean()
+
+    def drawn(self, samples: int, generator: torch.Generator) -> tuple[Float[Tensor, "B N K"], Text]:
+        """Clean tokens and what they are called."""
+        versions = self.versions
+        assets, others, words = versions.wording.shape
+        device = versions.tokens.device
+
+        def integers(most: int) -> Tensor:
+            return torch.randint(most, (samples,), generator=generator, device=device)
+
+        def chance(share: float) -> Tensor:
+            return torch.rand(samples, generator=generator, device=device) < share
+
+        asset = integers(assets)
+        version = torch.where(chance(self.recoloured), 1 + integers(max(others - 1, 1)), 0) % others
+        word = torch.where(chance(self.reworded), integers(words), 0)
+        row, untold = versions.wording[asset, version, word], chance(self.untold)
+        tokens = torch.where(untold[:, None, None], versions.nothing.tokens, versions.texts.tokens[row])
+        mean = torch.where(untold[:, None], versions.nothing.mean, versions.texts.mean[row])
+        return versions.tokens[asset, version, integers(2)].float(), Text(tokens, mean)
+
+
+def fresh(config: StartConfig, volumes: Sequence[Voxels], seed: int) -> Start:
+    """An untrained network, with the principal components of these volumes' cubes as its basis."""
+    torch.manual_seed(seed)
+    start, generator = Start(config), torch.Generator().manual_seed(seed)
+    share = max(1, len(volumes) * config.cubes // BASIS_CUBES)
+    some = torch.stack([volume_of(v) for v in volumes[::share]])
+    cubes = cut(torch.cat([some, some.flip(2)]), config.patch).flatten(0, 1)
+    start.mean.copy_(cubes.mean(0))
+    cubes = (cubes - start.mean) * weights(config.patch)
+    _, vectors = torch.linalg.eigh(cubes.T @ cubes / len(cubes))
+    start.basis.copy_(vectors[:, -config.components :].flip(1).T)
+    start.scale.copy_((cubes @ start.basis.T).std())
+    return start
+
+
+@torch.no_grad()
+def prepare(
+    start: Start,
+    volumes: Sequence[Voxels],
+    captions: Sequence[Sequence[str]],
+    encode: Callable[[Sequence[str]], Text],
+    seed: int,
+    others: int = 3,
+    wordings: int = 6,
+) -> Versions:
+    """All versions and wordings of the assets, drawn once; `captions` has one or more for each of them."""
+    tokens, rows, told, texts = [], [], [], dict[str, int]()
+    for number, (voxels, own) in enumerate(zip(volumes, captions, strict=True)):
+        random = np.random.default_rng((seed, number))
+        looks = [(str(random.choice(own)), voxels), *repainted(voxels, own, others, random)]
+        both = torch.stack([volume_of(look) for _, look in looks])
+        tokens.append(torch.stack([start.encode(both), start.encode(both.flip(2))], dim=1).half())
+        told.append(tuple(caption for caption, _ in looks))
+        for caption in told[-1]:
+            wording = [caption, *(vary(caption, random) for _ in range(wordings - 1))]
+            rows.append([texts.setdefault(words, len(texts)) for words in wording])
+    encoded = [encode(list(texts)[i : i + 512]) for i in range(0, len(texts), 512)]
+    return Versions(
+        torch.stack(tokens),
+        torch.tensor(rows).reshape(len(tokens), 1 + others, wordings),
+        Text(torch.cat([text.tokens for text in encoded]), torch.cat([text.mean for text in encoded])),
+        encode([""]),
+        tuple(told),
+    )
+
+
+def repainted(
+    voxels: Voxels, captions: Sequence[str], count: int, random: np.random.Generator
+) -> Iterator[tuple[str, Voxels]]:
+    """The asset in other colours, with captions to match; where none come true, as it is."""
+    skin = voxels.colour[voxels.distance.abs() < NEAR]
+    for _ in range(count):
+        caption, recolouring = draw(str(random.choice(captions)), skin[:: max(1, len(skin) // 256)], random)
+        yield caption, replace(voxels, colour=recolouring(voxels.colour))
+
+
+def write(folder: Path, start: Start) -> None:
+    """Put it into a prior's folder, in bfloat16. Raises OSError."""
+    (folder / "start").mkdir(parents=True, exist_ok=True)
+    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in start.state_dict().items()}
+    disk.write(folder / "start" / "config.json", (json.dumps(asdict(start.config), indent=1) + "\n").encode())
+    disk.write(folder / "start" / "model.safetensors", save(kept, {"format": "pt"}))
