@@ -161,6 +161,11 @@ class Embedded:
         return encode([prompt], self.tokenizer, self.text_encoder, limit)
 
 
+def located(name: str) -> Path:
+    """The folder of the prior that a request names: "embedded", or a folder."""
+    return SHIPPED if name == "embedded" else Path(name)
+
+
 def text_reader(folder: Path | None = None) -> Callable[[Sequence[str]], Text]:
     """What encodes prompts for this prior, without the rest of it; raises UnreadablePrior."""
     folder = SHIPPED if folder is None else folder

@@ -146,7 +146,6 @@ def guided(
 ) -> Float[Tensor, "P C h w"]:
     """Clean latents, guided, then led back by `rescale` to the contrast of `positive` (arXiv 2305.08891, eq. 15-16)."""
     pushed = null + scale * (positive - null)
-    # A picture of one colour has no contrast to keep; the floor leaves it as it is instead of dividing by zero.
-    floor = torch.finfo(pushed.dtype).tiny
-    contrast = positive.std(dim=(1, 2, 3), keepdim=True) / pushed.std(dim=(1, 2, 3), keepdim=True).clamp_min(floor)
+    kept, found = (x.std(dim=(1, 2, 3), keepdim=True) for x in (positive, pushed))
+    contrast = torch.where(found > 0, kept / found, 1.0)  # a picture of one colour has none to lead back
     return torch.lerp(pushed, contrast * pushed, rescale)

@@ -110,7 +110,7 @@ class Start(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, both modulated by time (Peebles and Xie 2023, arXiv 2212.09748, adaLN-Zero).
+    """Attention and a feed-forward network, modulated by time (Peebles and Xie 2023, arXiv 2212.09748, adaLN-Zero).
 
     All blocks share one modulation, to which each adds its own constants (Chen et al. 2023, arXiv 2310.00426).
     """
@@ -193,7 +193,7 @@ def sample(
     z = torch.randn(count, config.cubes, config.components, generator=generator).to(device)
     tokens = torch.cat([told.tokens.expand(count, -1, -1) for told in (text, nothing)]).to(device)
     summary = torch.cat([told.mean.expand(count, -1) for told in (text, nothing)]).to(device)
-    times = torch.linspace(FIRST, LAST, steps + 1, device=device)
+    times = torch.linspace(FIRST, LAST, steps + 1, device=device)[:, None]
     for now, then in pairwise(times):
         with torch.autocast(device.type, torch.bfloat16):
             predicted = start(torch.cat([z, z]), now.expand(2 * count), tokens, summary).float()

@@ -8,8 +8,8 @@ import torch
 import trimesh
 
 from threed.exporters.clean import clean
-from threed.isosurface import THRESHOLDS, extract, isosurface, sampled, surface_colour
-from threed.nerf import NeRF, NeRFConfig
+from threed.isosurface import extract, isosurface, sampled, surface_colour
+from threed.nerf import THRESHOLDS, NeRF, NeRFConfig
 from threed.renderers.ops import HashGrid
 from threed.renderers.volume import Sample
 

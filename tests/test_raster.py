@@ -230,3 +230,9 @@ def test_every_grey_keeps_its_byte(ops, wrap):
     for grey in range(256):
         found = ops.texture(torch.full((3, 5, 1), grey / 255), uv, wrap)
         assert ((found * 255).round() == grey).all()
+
+
+@BACKENDS
+@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
+def test_texture_of_no_points(ops, wrap):
+    assert ops.texture(torch.rand(4, 3, 2), torch.zeros(0, 2), wrap).shape == (0, 2)

@@ -62,9 +62,13 @@ class Text:
     prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
     output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
     seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
-    recipe: Annotated[str, said("How it is made: a name from threed/recipes.py.")] = "dreamfusion"
+    recipe: Annotated[str, said("How it is made: dreamfusion, or instant, in seconds; see threed/recipes.py.")] = "dreamfusion"
     prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
     negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
+    start: Annotated[
+        str | None,
+        said("What it grows from: sphere, volume (a rough shape out of the text), or a mesh file.", "the recipe's"),
+    ] = None
     steps: Annotated[int | None, said(f"Optimisation steps, {STEPS[0]} to {STEPS[1]}.", "the recipe's")] = None
     format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
     faces: Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")] = None
@@ -129,6 +133,7 @@ def text(asked: Text) -> None:
     check_cheaply(asked)
     request = resolve(asked)
     check_prior(request)
+    check_start(request)
 
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
@@ -195,8 +200,18 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
     """The recipe, with the flags that were given in place of its own values."""
     given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
     asset = replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
-    steps = recipe.coarse.steps if asked.steps is None else asked.steps
-    return replace(recipe, asset=asset, coarse=replace(recipe.coarse, steps=steps))
+    recipe = replace(recipe, asset=asset, start=asked.start or recipe.start)
+    if recipe.coarse is None and recipe.start == "sphere":
+        raise Mistake(
+            f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
+        )
+    if asked.steps is None:
+        return recipe
+    if recipe.coarse is None:
+        raise Mistake(
+            f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use --recipe dreamfusion"
+        )
+    return replace(recipe, coarse=replace(recipe.coarse, steps=asked.steps))
 
 
 def check_prior(request: Request) -> None:
@@ -215,6 +230,22 @@ def check_prior(request: Request) -> None:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
     except embedded.UnreadablePrior as error:
         raise Mistake(str(error)) from error
+
+
+def check_start(request: Request) -> None:
+    """That there is something to begin from. Raises Mistake."""
+    from threed.distill.embedded import located
+    from threed.renderers.read import SUFFIXES
+
+    name = request.recipe.start
+    if name == "volume" and not (located(request.prior) / "start").is_dir():
+        raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
+    if name in {"sphere", "volume"}:
+        return
+    if Path(name).suffix.lower() not in SUFFIXES:
+        raise Mistake(f"unknown start {name!r}; use sphere, volume, or a mesh file ({', '.join(SUFFIXES)})")
+    if not Path(name).is_file():
+        raise Mistake(f"there is no file {name!r} to start from; check the path, or use --start volume")
 
 
 def summarise(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,31 +13,47 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.exporters.clean import clean
-from threed.nerf import NeRF
 from threed.pictures import silhouette_iou
 from threed.renderers import surface
-from threed.renderers.camera import orbit
+from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Mesh
+from threed.renderers.volume import Field, Render
 
-THRESHOLDS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # densities, per metre
 CHUNK = 1 << 17  # points at once
 
 
-def extract(nerf: NeRF, grid: int, smoothing: int) -> Mesh:
-    """The closed, outward solid whose silhouettes agree best with the volume's, over all thresholds.
+@runtime_checkable
+class Volume(Field, Protocol):
+    """A field in the cube [-bound, bound]^3 that can be seen, and made solid."""
+
+    @property
+    def bound(self) -> float:
+        """Metres, half the side of the cube."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Densities, per metre, at one of which its surface lies; ascending."""
+
+    def render(self, cameras: Cameras) -> Render: ...
+
+
+def extract(volume: Volume, grid: int, smoothing: int) -> Mesh:
+    """The closed, outward solid whose silhouettes agree best with the volume's, over all its thresholds.
 
     `grid` is the number of cells along a side, `smoothing` the number of Taubin iterations. Raises ValueError when no
     threshold leaves anything solid.
     """
-    density = sampled(nerf, grid)
-    cameras = orbit(8)
-    with torch.no_grad():
-        soft = nerf.render(cameras)
-    size = soft.alpha.shape[1]
-    surfaces = (isosurface(density, threshold, nerf.config.bound) for threshold in THRESHOLDS)
+    density = sampled(volume, grid)
+    surfaces = (isosurface(density, threshold, volume.bound) for threshold in volume.thresholds)
     solids = [solid for solid in surfaces if solid is not None]
     if not solids:
-        raise ValueError(f"its density stays below {THRESHOLDS[0]} per metre everywhere; use more --steps")
+        raise ValueError(f"its density stays below {volume.thresholds[0]} per metre everywhere; use more --steps")
+    if len(volume.thresholds) == 1:
+        return clean(solids[0], smoothing=smoothing)
+    cameras = orbit(8)
+    with torch.no_grad():
+        soft = volume.render(cameras)
+    size = soft.alpha.shape[1]
 
     def agreement(solid: Mesh) -> float:
         return silhouette_iou(surface.render(solid, cameras, size, size, supersample=1).alpha, soft.alpha)
@@ -45,11 +62,11 @@ def extract(nerf: NeRF, grid: int, smoothing: int) -> Mesh:
 
 
 @torch.no_grad()
-def sampled(nerf: NeRF, grid: int) -> Float[Tensor, "X Y Z"]:
+def sampled(volume: Volume, grid: int) -> Float[Tensor, "X Y Z"]:
     """Density at the (grid + 1)^3 vertices of a lattice over the cube."""
-    axis = torch.linspace(-nerf.config.bound, nerf.config.bound, grid + 1)
+    axis = torch.linspace(-volume.bound, volume.bound, grid + 1)
     points = torch.cartesian_prod(axis, axis, axis)
-    return torch.cat([nerf.density(p) for p in points.split(CHUNK)]).reshape((grid + 1,) * 3)
+    return torch.cat([volume.density(p) for p in points.split(CHUNK)]).reshape((grid + 1,) * 3)
 
 
 def isosurface(density: Float[Tensor, "X Y Z"], threshold: float, bound: float) -> Mesh | None:
@@ -65,14 +82,14 @@ def isosurface(density: Float[Tensor, "X Y Z"], threshold: float, bound: float) 
     return mesh if mesh.volume > 0 else Mesh(vertices, mesh.faces.flip(1))
 
 
-def surface_colour(nerf: NeRF, depth: float = 0.08, samples: int = 8) -> Callable[[Tensor, Tensor], Tensor]:
+def surface_colour(field: Field, depth: float = 0.08, samples: int = 8) -> Callable[[Tensor, Tensor], Tensor]:
     """What a ray along minus the normal sees of the volume, on its way through `depth` metres around the surface."""
     edges = torch.linspace(-depth / 2, depth / 2, samples + 1)
     middle, length = (edges[1:] + edges[:-1]) / 2, depth / samples
 
     def colour(points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         ways = points[:, None] - normals[:, None] * middle[:, None]
-        sample = nerf(ways.reshape(-1, 3))
+        sample = field(ways.reshape(-1, 3))
         opacity = 1 - (-sample.density.reshape(-1, samples) * length).exp()
         clear = functional.pad((1 - opacity).cumprod(dim=1)[:, :-1], (1, 0), value=1.0)
         weights = opacity * clear + 1e-6

@@ -1,4 +1,4 @@
-"""What the machine offers to this process: cores, memory. Threads are set here, and shared out where a training has workers."""
+"""What the machine offers to this process: cores, memory. Threads are set here; a training shares them out."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ from threed.renderers.occupancy import Occupancy
 from threed.renderers.ops import HashGrid, ops
 from threed.renderers.volume import Render, Sample
 
+THRESHOLDS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # densities, per metre
+
 
 @dataclass(frozen=True)
 class NeRFConfig:
@@ -46,6 +48,16 @@ class NeRF(nn.Module):
         self.colour = nn.Parameter(_nearly_zero(config.grid.size, 3, generator))
         self.occupancy = Occupancy(config.occupancy, config.bound)
         self.occupancy.update(self.density, generator)
+
+    @property
+    def bound(self) -> float:
+        """Metres, half the side of the cube."""
+        return self.config.bound
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Densities, per metre, at one of which its surface lies."""
+        return THRESHOLDS
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
         """Density, albedo and the outward unit normal, against the slope of the density."""

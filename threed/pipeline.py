@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 
 from threed import pictures
+from threed.distill.embedded import Embedded, located
 from threed.distill.prior import Prior
 from threed.errors import Failure
 from threed.exporters import export, place
@@ -15,48 +15,65 @@ from threed.exporters.bake import bake
 from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import unwrap
-from threed.isosurface import extract, surface_colour
+from threed.isosurface import Volume, extract, surface_colour
 from threed.machine import peak_memory
 from threed.nerf import NeRF
+from threed.recipes import Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material
 from threed.run import Request, Run, slug
+from threed.start import VoxelField, begin, imitate
 from threed.train import fit, seeded
 
 
 def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
     """Fill the run folder with the asset that `request` asks for, from wherever the run stands; returns it.
 
-    `prior` stands in for the one that the request names. Raises Failure when the optimisation finds nothing solid.
+    `prior` stands in for the one that the request names. Raises Failure when nothing solid comes out.
     """
-    with run.log.stage("load"):
-        prior = prior or load(request.prior, request.device)
-        nerf = NeRF(request.recipe.nerf, seeded(request.seed)).to(request.device)
-    fit(nerf, request.recipe.coarse, prior, request, run)  # a soft volume: shape from nothing
-    nerf.cpu()  # what follows is work for processors
+    recipe = request.recipe
+    with run.log.stage("start"):
+        start = begin(recipe.start, request.prompt, request.seed, located(request.prior))
+    volume: Volume
+    if recipe.coarse:
+        volume = optimised(start, recipe.coarse, request, run, prior)
+    elif start:
+        volume = start
+    else:
+        raise ValueError(f"recipe {recipe.name!r} has neither a start nor an optimisation; give it one of them")
     with run.log.stage("mesh"):
-        asset = solidify(nerf, request)  # the solid that looks most like it, and its texture
+        asset = solidify(volume, request)  # the solid that looks most like it, and its texture
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
-    run.write("report.json", (json.dumps(report(asset, placed, nerf, run), indent=2) + "\n").encode())
+    run.write("report.json", (json.dumps(report(asset, placed, volume, run), indent=2) + "\n").encode())
     return placed
+
+
+def optimised(start: VoxelField | None, stage: Stage, request: Request, run: Run, prior: Prior | None) -> NeRF:
+    """A soft volume that looks like the prompt, from a start or from nothing."""
+    with run.log.stage("load"):
+        prior = prior or load(request.prior, request.device)
+        nerf = NeRF(request.recipe.nerf, seeded(request.seed))
+        if start:
+            imitate(nerf, start, seeded(request.seed))
+        nerf.to(request.device)
+    fit(nerf, stage, prior, request, run)
+    return nerf.cpu()  # what follows is work for processors
 
 
 def load(name: str, device: str) -> Prior:
     """The prior of this name, or in this folder."""
-    from threed.distill.embedded import Embedded
-
-    return Embedded.load(None if name == "embedded" else Path(name), device)
+    return Embedded.load(located(name), device)
 
 
-def solidify(nerf: NeRF, request: Request) -> Asset:
+def solidify(volume: Volume, request: Request) -> Asset:
     """Surface, triangles, UVs and texture of a volume, still in the volume's own place and size."""
     wanted = request.recipe.asset
     try:
-        mesh = simplify(extract(nerf, wanted.grid, wanted.smoothing), wanted.faces)
+        mesh = simplify(extract(volume, wanted.grid, wanted.smoothing), wanted.faces)
         uvs, uv_faces = unwrap(mesh, wanted.texture_size)
-        colour = bake(mesh, uvs, uv_faces, surface_colour(nerf), wanted.texture_size)
+        colour = bake(mesh, uvs, uv_faces, surface_colour(volume), wanted.texture_size)
         asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, Material(colour))
         verify(asset)
     except ValueError as error:
@@ -75,12 +92,12 @@ def deliver(asset: Asset, request: Request, run: Run) -> Asset:
 
 
 @torch.no_grad()
-def report(asset: Asset, placed: Asset, nerf: NeRF, run: Run) -> dict[str, object]:
+def report(asset: Asset, placed: Asset, volume: Volume, run: Run) -> dict[str, object]:
     """What was made, how true it is to the volume, and what it took."""
     cameras = orbit(16)
-    volume = nerf.render(cameras)
-    size = volume.alpha.shape[1]
-    psnr, iou = pictures.agreement(surface.render(asset, cameras, size, size), volume)
+    soft = volume.render(cameras)
+    size = soft.alpha.shape[1]
+    psnr, iou = pictures.agreement(surface.render(asset, cameras, size, size), soft)
     return {
         **measure(placed),
         "agreement_with_volume": {"psnr_db": round(psnr, 2), "silhouette_iou": round(iou, 4), "views": len(cameras)},

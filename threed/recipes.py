@@ -46,8 +46,9 @@ class AssetSettings:
 class Recipe:
     name: str
     about: str  # one line for --help
-    nerf: NeRFConfig
-    coarse: Stage
+    nerf: NeRFConfig = field(default_factory=NeRFConfig)
+    start: str = "sphere"  # a soft ball; or "volume", out of the text; or a mesh file
+    coarse: Stage | None = None  # without it the start is the shape
     asset: AssetSettings = field(default_factory=AssetSettings)
 
 
@@ -55,9 +56,13 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in [
         Recipe(
+            name="instant",
+            about="the start alone: a volume out of the text, in seconds",
+            start="volume",
+        ),
+        Recipe(
             name="dreamfusion",
             about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
-            nerf=NeRFConfig(),
             coarse=Stage(
                 name="coarse",
                 steps=150,

@@ -25,8 +25,8 @@ from threed.train import seeded
 
 CANDIDATES = 8  # volumes of the same text, of which the one most like the others is taken
 RESOLUTION = 32  # voxels a side of a user's mesh
-STEEPNESS = 2.5  # fall of the density's logit, per voxel
-PEAK = 20.0  # sigma = PEAK * softplus(logit), per metre
+STEEPNESS = 5.0  # fall of the density's logit, per voxel
+PEAK, BIAS = 60.0, -3.0  # sigma = PEAK * softplus(logit + BIAS), per metre: hardly any haze before the surface
 SAMPLES, SIZE, CELLS = 96, 64, 48  # steps a side, pixels a side, cells of the occupancy grid a side
 IMITATION = {"steps": 150, "points": 1 << 14, "rate": 0.05}
 
@@ -43,6 +43,11 @@ class VoxelField(nn.Module):
         self.radius = voxels.mesh().vertices.norm(dim=-1).max()  # where the longest side is 1
         self.occupancy = Occupancy(CELLS, self.bound)
         self.occupancy.update(self.density, torch.Generator().manual_seed(0))
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The density, per metre, where the distance is 0."""
+        return (float(density_of(torch.zeros(1))),)
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
         distance, colour = self.voxels.at(x * self.radius)
@@ -61,7 +66,7 @@ class VoxelField(nn.Module):
 
 def density_of(distance: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
     """Per metre, of a signed distance in voxels."""
-    return PEAK * functional.softplus(-STEEPNESS * distance)
+    return PEAK * functional.softplus(BIAS - STEEPNESS * distance)
 
 
 def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:

@@ -53,7 +53,7 @@ def texture(
         uv = (uv.remainder(1) * size + 1) / (size + 2)
     grid = uv.reshape(1, 1, -1, 2) * 2 - 1
     colour = functional.grid_sample(channels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return colour[0, :, 0].T.reshape(*uv.shape[:-1], -1)
+    return colour[0, :, 0].T.reshape(*uv.shape[:-1], image.shape[2])  # named, for there may be no point at all
 
 
 class _Interpolate(torch.autograd.Function):

@@ -6,6 +6,7 @@ and under several wordings, so that a step only draws and adds noise.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,15 @@ from torch import Tensor, nn
 
 from threed import disk
 from threed.distill.conditions import Text
-from threed.distill.start import Start, StartConfig, cut, volume_of, weights
+from threed.distill.start import Start, StartConfig, cut, sample, volume_of, voxels_of, weights
+from threed.pictures import png
+from threed.pictures import sheet as paper
+from threed.renderers import surface
+from threed.renderers.camera import orbit
+from threed.renderers.mesh import Asset, Material
+from threed.renderers.read import normalised
 from threed.renderers.voxels import Voxels
+from threed.train import seeded
 from threed.training.captions import vary
 from threed.training.recolour import draw
 
@@ -37,6 +45,13 @@ class Versions:
     texts: Text
     nothing: Text  # the empty caption's
     caption: tuple[tuple[str, ...], ...]  # A x V, for people
+
+    def to(self, device: torch.device | str) -> Versions:
+        """The same in this device's memory."""
+        texts, nothing = (Text(t.tokens.to(device), t.mean.to(device)) for t in (self.texts, self.nothing))
+        return replace(
+            self, tokens=self.tokens.to(device), wording=self.wording.to(device), texts=texts, nothing=nothing
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class StartLoss:
 def fresh(config: StartConfig, volumes: Sequence[Voxels], seed: int) -> Start:
     """An untrained network, with the principal components of these volumes' cubes as its basis."""
     torch.manual_seed(seed)
-    start, generator = Start(config), torch.Generator().manual_seed(seed)
+    start = Start(config)
     share = max(1, len(volumes) * config.cubes // BASIS_CUBES)
     some = torch.stack([volume_of(v) for v in volumes[::share]])
     cubes = cut(torch.cat([some, some.flip(2)]), config.patch).flatten(0, 1)
@@ -105,8 +120,12 @@ def prepare(
     seed: int,
     others: int = 3,
     wordings: int = 6,
+    tell: Callable[[int], None] | None = None,
 ) -> Versions:
-    """All versions and wordings of the assets, drawn once; `captions` has one or more for each of them."""
+    """All versions and wordings of the assets, drawn once; `captions` has one or more for each of them.
+
+    `tell` hears how many assets are done. The start may be on any device, the versions stay on the processor.
+    """
     tokens, rows, told, texts = [], [], [], dict[str, int]()
     for number, (voxels, own) in enumerate(zip(volumes, captions, strict=True)):
         random = np.random.default_rng((seed, number))
@@ -117,6 +136,8 @@ def prepare(
         for caption in told[-1]:
             wording = [caption, *(vary(caption, random) for _ in range(wordings - 1))]
             rows.append([texts.setdefault(words, len(texts)) for words in wording])
+        if tell:
+            tell(number + 1)
     encoded = [encode(list(texts)[i : i + 512]) for i in range(0, len(texts), 512)]
     return Versions(
         torch.stack(tokens),
@@ -130,11 +151,44 @@ def prepare(
 def repainted(
     voxels: Voxels, captions: Sequence[str], count: int, random: np.random.Generator
 ) -> Iterator[tuple[str, Voxels]]:
-    """The asset in other colours, with captions to match; where none come true, as it is."""
+    """The asset in other colours, with captions to match; where none come true, as it is. Colours count as 8 bits."""
     skin = voxels.colour[voxels.distance.abs() < NEAR]
+    palette, place = swatches(voxels.colour)
     for _ in range(count):
         caption, recolouring = draw(str(random.choice(captions)), skin[:: max(1, len(skin) // 256)], random)
-        yield caption, replace(voxels, colour=recolouring(voxels.colour))
+        yield caption, replace(voxels, colour=recolouring(palette)[place])
+
+
+def swatches(colour: Float[Tensor, "*S 3"]) -> tuple[Float[Tensor, "C 3"], Int[Tensor, "*S"]]:
+    """The colours that occur, in 8 bits a channel, and which of them is where: few, so that each is moved only once."""
+    red, green, blue = (colour * 255).round().long().unbind(-1)
+    codes, place = (red << 16 | green << 8 | blue).unique(return_inverse=True)
+    return torch.stack([codes >> 16, codes >> 8 & 255, codes & 255], dim=-1).float() / 255, place
+
+
+def sheet(network: nn.Module, texts: Text, nothing: Text, size: int = 128, columns: int = 8, seed: int = 0) -> bytes:
+    """A PNG of one volume of every text, seen from half a side as a mesh; white where nothing is solid."""
+    start = copy.deepcopy(network).cpu()  # a sheet now and then does not keep a processor busy
+    pictures = []
+    for row in range(len(texts.mean)):
+        text = Text(texts.tokens[row : row + 1].cpu(), texts.mean[row : row + 1].cpu())
+        volume = sample(start, text, Text(nothing.tokens.cpu(), nothing.mean.cpu()), 1, seeded(seed))[0]
+        pictures.append(drawn(voxels_of(volume), size))
+    return png(paper(torch.stack(pictures), columns))
+
+
+def drawn(voxels: Voxels, size: int) -> Float[Tensor, "H W 3"]:
+    """What the voxels look like on white: their surface, every triangle in the colour of its middle."""
+    try:
+        mesh = voxels.mesh()
+    except ValueError:
+        return torch.ones(size, size, 3)
+    _, colour = voxels.at(mesh.corners.mean(1))
+    middle = (torch.arange(len(colour)) + 0.5) / len(colour)  # of each one's texel, in a picture one texel high
+    uvs = torch.stack([middle, torch.full_like(middle, 0.5)], dim=-1)
+    corners = torch.arange(len(colour))[:, None].expand(-1, 3)
+    asset = Asset("volume", normalised(mesh), uvs, corners, Material(colour[None]))
+    return surface.render(asset, orbit(8)[1:2], size, size, smooth=True).over(torch.ones(3))[0]
 
 
 def write(folder: Path, start: Start) -> None:
