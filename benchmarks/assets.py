@@ -1,7 +1,8 @@
 """How close text-to-3D comes to the assets that the embedded prior was trained on, and what it costs.
 
-    python benchmarks/assets.py ASSETS                    # the twenty prompts of the README, about twenty minutes
-    python benchmarks/assets.py ASSETS --prompts tuning   # others, on which most of the tuning was done
+    python benchmarks/assets.py ASSETS                         # the twenty prompts of the README, the default recipe
+    python benchmarks/assets.py ASSETS --recipe dreamfusion    # another recipe, about twenty minutes
+    python benchmarks/assets.py ASSETS --prompts tuning        # others, on which most of the tuning was done
 
 ASSETS is the folder of the training set, with its manifest.jsonl. Every prompt is a caption of it. The exported GLB is
 read back, brought to the training set's place and size, and compared over 16 views with every asset of that caption;
@@ -25,7 +26,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from threed.cli import Text
 from threed.pictures import agreement, portraits, sheet
+from threed.recipes import RECIPES
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset
@@ -73,24 +76,24 @@ SIZE = 128  # pixels a side of the compared pictures
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("assets", type=Path, help="folder of the training set")
+    parser.add_argument("--recipe", choices=list(RECIPES), default=Text.recipe)
     parser.add_argument("--prompts", choices=["twenty", "tuning"], default="twenty")
     parser.add_argument("--runs", type=Path, default=Path("outputs/benchmark"), help="where the run folders go")
     parser.add_argument("flags", nargs="*", help="further flags of `threed text`, after --")
     asked = parser.parse_args()
     captions = captioned(asked.assets)
-    rows = []
+    rows, runs = [], asked.runs / asked.recipe
     for prompt in {"twenty": TWENTY, "tuning": TUNING}[asked.prompts]:
-        folder = asked.runs / slug(prompt)
-        subprocess.run(
-            [sys.executable, "-m", "threed", "text", prompt, "--output", str(folder), "--resume", *asked.flags],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        folder = runs / slug(prompt)
+        flags = ["--recipe", asked.recipe, "--output", str(folder), "--resume", *asked.flags]
+        subprocess.run([sys.executable, "-m", "threed", "text", prompt, *flags], check=True, stdout=subprocess.DEVNULL)
         rows.append(compare(prompt, folder, captions[prompt]))
     RESULTS.mkdir(exist_ok=True)
     figures = json.dumps(summary(rows) | {"prompts": rows}, indent=2)
-    (RESULTS / f"assets-{asked.prompts}.json").write_text(figures + "\n")
-    picture(asked.runs, [row["prompt"] for row in rows]).save(PICTURES / f"{asked.prompts}.png")
+    name = f"{asked.prompts}-{asked.recipe}"
+    (RESULTS / f"assets-{name}.json").write_text(figures + "\n")
+    drawn = picture(runs, [row["prompt"] for row in rows])
+    drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(PICTURES / f"{name}.png", optimize=True)
     show(rows)
 
 

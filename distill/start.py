@@ -186,7 +186,7 @@ def sample(
     count: int,
     generator: torch.Generator,
     steps: int = 25,
-    scale: float = 2.0,
+    scale: float = 1.5,
 ) -> Float[Tensor, "C 4 G G G"]:
     """Volumes of one text, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 with sigma = 0)."""
     config, device = start.config, start.place.device

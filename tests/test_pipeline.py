@@ -21,6 +21,7 @@ from threed import pictures, train
 from threed.distill.gaussian import Gaussian
 from threed.distill.sds import SDS
 from threed.errors import Failure
+from threed.exporters import export
 from threed.nerf import NeRFConfig
 from threed.pictures import agreement
 from threed.pipeline import text_to_3d
@@ -238,3 +239,40 @@ def test_the_solids_of_the_benchmark(name):
     shown = seen.albedo[seen.alpha[..., 0] == 1]
     nearest = (shown[:, None] - solid.material.base_color[0]).abs().amax(-1).min(1).values
     assert nearest.max() < 1e-4
+
+
+def test_a_mesh_becomes_an_asset_without_any_prior(tmp_path):
+    """A start alone: the mesh is voxelised, made solid again, coloured, and looks like itself."""
+    solid = SOLIDS["barrel"]()
+    source = tmp_path / "source.glb"
+    export(solid, source)
+    recipe = replace(RECIPE, start=str(source), coarse=None, asset=replace(RECIPE.asset, faces=3000, grid=96))
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        made(folder, None, Request("a barrel", recipe))
+    assert_same_bytes(*folders)
+    asset, cameras = read(folders[0] / "asset.glb"), orbit(8)
+    found, truth = (surface.render(replace(a, mesh=normalised(a.mesh)), cameras, 96, 96) for a in (asset, solid))
+    psnr, iou = agreement(found, truth)
+    assert psnr > 20
+    assert iou > 0.93
+
+
+def test_distillation_goes_on_from_a_start(tmp_path):
+    """Handed the true shape, it is nearer to it after a few steps than a soft ball is."""
+    source = tmp_path / "source.glb"
+    export(SOLIDS["box"](), source)
+    few = replace(RECIPE, coarse=replace(RECIPE.coarse, steps=4))
+    scores = []
+    for name, start in (("ball", "sphere"), ("box", str(source))):
+        asset = made(tmp_path / name, box(), replace(REQUEST, recipe=replace(few, start=start)))
+        drawn = [
+            surface.render(replace(a, mesh=normalised(a.mesh)), orbit(8), 64, 64) for a in (asset, SOLIDS["box"]())
+        ]
+        scores.append(agreement(*drawn)[1])
+    assert scores[1] > 0.9 > scores[0]
+
+
+def test_neither_start_nor_optimisation(tmp_path):
+    with pytest.raises(ValueError, match="recipe 'tiny' has neither a start nor an optimisation"):
+        made(tmp_path / "run", box(), replace(REQUEST, recipe=replace(RECIPE, coarse=None)))

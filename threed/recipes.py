@@ -61,6 +61,19 @@ RECIPES: dict[str, Recipe] = {
             start="volume",
         ),
         Recipe(
+            name="refined",
+            about="the start, then score distillation at low timesteps only: what is there already is kept",
+            start="volume",
+            nerf=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
+            coarse=Stage(
+                name="coarse",
+                steps=60,
+                views=Views(),
+                kinds=("albedo", "normal"),
+                loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.5, 0.2), weight="clean"),
+            ),
+        ),
+        Recipe(
             name="dreamfusion",
             about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
             coarse=Stage(

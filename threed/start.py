@@ -5,10 +5,12 @@ A start is a field like any other. It can be meshed as it is, or handed to a NeR
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +25,7 @@ from threed.renderers.volume import Render, Sample
 from threed.renderers.voxels import Voxels, voxelise
 from threed.train import seeded
 
+SMOOTHING, GROWTH = 0.7, 0.2  # voxels
 CANDIDATES = 8  # volumes of the same text, of which the one most like the others is taken
 RESOLUTION = 32  # voxels a side of a user's mesh
 STEEPNESS = 5.0  # fall of the density's logit, per voxel
@@ -85,7 +88,13 @@ def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
     """A volume of this text, by the start in a prior's folder."""
     encode = embedded.text_reader(prior)
     candidates = start.sample(start.load(prior), encode([prompt]), encode([""]), CANDIDATES, seeded(seed))
-    return start.voxels_of(candidates[start.medoid(candidates)])
+    return smoothed(start.voxels_of(candidates[start.medoid(candidates)]))
+
+
+def smoothed(voxels: Voxels) -> Voxels:
+    """Without twigs of a voxel and without seams between tokens; what that takes off the edges is given back."""
+    distance = torch.from_numpy(gaussian_filter(voxels.distance.numpy(), SMOOTHING)) - GROWTH
+    return replace(voxels, distance=distance)
 
 
 def imitate(nerf: NeRF, field: VoxelField, generator: torch.Generator) -> None:
