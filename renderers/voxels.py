@@ -56,12 +56,16 @@ class Voxels:
         return mesh if mesh.volume > 0 else Mesh(centred, mesh.faces.flip(1))
 
     def at(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
-        """Distance, in voxels, and colour at points in the frame of `mesh`, trilinear, beyond the border as on it."""
+        """Distance, in voxels, and colour at points in the frame of `mesh`, trilinear.
+
+        Beyond the lattice's outermost voxels the distance grows by the way to them.
+        """
         half = self.pitch * len(self.distance) / 2
+        beyond = (points.abs() - (half - self.pitch / 2)).clamp(min=0).norm(dim=-1) / self.pitch
         values = torch.cat([self.distance[..., None], self.colour], dim=-1).permute(3, 2, 1, 0)[None]
         grid = (points / half)[None, None, None]
         found = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)[0, :, 0, 0].T
-        return found[:, 0], found[:, 1:]
+        return found[:, 0] + beyond, found[:, 1:]
 
 
 def voxelise(asset: Asset, resolution: int, seed: int = 0) -> Voxels:

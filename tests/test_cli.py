@@ -58,7 +58,7 @@ def failing(error: BaseException) -> Callable[[Request, Run], None]:
 
 def test_the_defaults_are_the_recipes(asked: list[Request], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert main(["text", "  a wooden\n barrel "]) == 0
-    assert asked == [Request(BARREL, RECIPES["dreamfusion"])]
+    assert asked == [Request(BARREL, RECIPES["instant"])]
     assert json.loads((tmp_path / "outputs" / "a-wooden-barrel-0" / "recipe.json").read_text())["prompt"] == BARREL
     printed = capsys.readouterr().out
     assert "outputs/a-wooden-barrel-0/asset.glb" in printed
@@ -95,6 +95,22 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         ([BARREL, "--recipe", "DreamFuson"], "unknown recipe 'DreamFuson'; did you mean 'dreamfusion'\\? known: .*"),
         ([BARREL, "--recipe", "xyz"], "unknown recipe 'xyz'; known: .*dreamfusion.*"),
         ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
+        (
+            [BARREL, "--start", "cube"],
+            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj\)",
+        ),
+        (
+            [BARREL, "--start", "no.glb"],
+            r"there is no file 'no\.glb' to start from; check the path, or use --start volume",
+        ),
+        (
+            [BARREL, "--recipe", "instant", "--start", "sphere"],
+            "recipe 'instant' would end with the sphere; use --start volume, a mesh file, or another --recipe",
+        ),
+        (
+            [BARREL, "--recipe", "instant", "--steps", "9"],
+            "--steps is 9, and recipe 'instant' has none; leave it out, or use --recipe dreamfusion",
+        ),
         ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, obj"),
         ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, obj"),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
@@ -211,7 +227,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
             main(arguments)
         assert stopped.value.code == 0
     text = capsys.readouterr().out
-    flags = "output seed recipe prior negative steps format faces texture-size height device resume overwrite"
+    flags = "output seed recipe start prior negative steps format faces texture-size height device resume overwrite"
     for flag in flags.split():
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 import trimesh
 
-from threed.errors import Mistake
+from threed.errors import Failure, Mistake
 from threed.isosurface import Volume, extract
 from threed.nerf import NeRF, NeRFConfig
 from threed.pictures import agreement, silhouette_iou
@@ -13,7 +13,7 @@ from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import HashGrid
 from threed.renderers.voxels import TRUNCATION, Voxels
-from threed.start import VoxelField, begin, imitate
+from threed.start import VoxelField, begin, imitate, smoothed
 
 RADIUS = 10.0  # voxels
 
@@ -80,6 +80,21 @@ def test_begins_from_nothing_or_a_mesh(tmp_path):
         begin(str(tmp_path / "broken.glb"), "a ball", 0, tmp_path)
 
 
-def test_an_empty_volume_is_refused():
+def test_an_empty_volume_is_refused(monkeypatch, tmp_path):
+    empty = Voxels(torch.ones(8, 8, 8), torch.zeros(8, 8, 8, 3))
+    monkeypatch.setattr("threed.start.imagined", lambda *_: empty)
+    with pytest.raises(Failure, match=r"no volume came out of 'a void' .*; try another --seed, other words, or --rec"):
+        begin("volume", "a void", 0, tmp_path)
     with pytest.raises(ValueError, match="no voxel is inside"):
-        VoxelField(Voxels(torch.ones(8, 8, 8), torch.zeros(8, 8, 8, 3)))
+        VoxelField(empty)
+
+
+def test_smoothing_keeps_the_surface_and_drops_twigs():
+    """A ball stays where it was within a fifth of a voxel; a needle and what touches the border go."""
+    voxels = ball()
+    assert (smoothed(voxels).distance - voxels.distance)[voxels.distance.abs() < 1].abs().max() < 0.25
+    voxels.distance[16, 27:, 16] = -0.5
+    voxels.distance[:, 0, :] = -1
+    clean = smoothed(voxels).distance
+    assert (clean[16, 28:, 16] > 0).all()
+    assert (clean[:, 0, :] > 0).all()

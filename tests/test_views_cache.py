@@ -21,9 +21,11 @@ from threed.renderers import surface
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.renderers.volume import Render
+from threed.training import cache as assets_cache
 from threed.training import views_cache
+from threed.training.cache import FEWEST
 from threed.training.collection import Item
-from threed.training.views_cache import FEWEST, Shots, build, photograph, surface_colours
+from threed.training.views_cache import Shots, build, photograph, surface_colours
 
 SHOTS = Shots(views=4, size=16, supersample=2, colours=8)
 COLOURS = np.random.default_rng(0).integers(40, 216, (FEWEST, 3))
@@ -191,14 +193,14 @@ def test_views_that_make_no_quarter_turns_are_refused(boxes, tmp_path):
 
 
 def test_a_folder_belongs_to_one_process(boxes, tmp_path):
-    with disk.lock(tmp_path / "lock"), pytest.raises(Mistake, match=r"another process renders into .*; wait for it"):
+    with disk.lock(tmp_path / "lock"), pytest.raises(Mistake, match=r"another process is at work in .*; wait for it"):
         build(items_in(boxes), tmp_path, Log(tmp_path), SHOTS)
 
 
 def test_a_full_disk_is_noticed_before_any_work(boxes, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1000))
-    with pytest.raises(Mistake, match=r"needs 0\.0 GiB for the pictures of 16 assets, 0\.0 are free; choose another"):
+    with pytest.raises(Mistake, match=r"needs 0\.0 GiB for 16 assets, 0\.0 are free; make room or choose"):
         build(items_in(boxes), tmp_path, Log(tmp_path), SHOTS)
     assert not (tmp_path / "albedo.npy").exists()
 
@@ -213,7 +215,7 @@ def test_an_interrupted_cache_ends_in_the_same_bytes(boxes, cache, tmp_path, mon
         rendered.append(path.name)
         return photograph(path, place, shots)
 
-    monkeypatch.setattr(views_cache, "BATCH", 3)
+    monkeypatch.setattr(assets_cache, "BATCH", 3)
     with monkeypatch.context() as patched:
         patched.setattr(views_cache, "photograph", stopping)
         with pytest.raises(KeyboardInterrupt):
@@ -266,7 +268,7 @@ def test_progress_is_told_asset_by_asset(boxes, tmp_path):
     build(items_in(boxes), tmp_path / "cache", Log(tmp_path), SHOTS)
     told = [(r["stage"], r["step"]) for r in records(tmp_path / "metrics.jsonl")]
     assert told == [("render", step) for step in range(1, 17)]
-    assert json.loads((tmp_path / "cache" / "index.json").read_bytes())["shots"]["views"] == 4
+    assert json.loads((tmp_path / "cache" / "index.json").read_bytes())["settings"]["views"] == 4
 
 
 def test_processes_render_the_same_bytes(boxes, cache, tmp_path):
@@ -283,5 +285,5 @@ class Poison(type(Path())):
 
 
 def test_a_dying_process_is_a_failure_with_a_remedy():
-    with pytest.raises(Failure, match=r"a process ended while it rendered.*start again: it goes on where it"):
-        list(views_cache._taken({"a": Poison()}, SHOTS, 0, workers=2))
+    with pytest.raises(Failure, match=r"a process ended while it read an asset.*start again: it goes on where it"):
+        list(assets_cache._found({"a": Poison()}, SHOTS, 0, workers=2))

@@ -1,4 +1,4 @@
-"""The command line: `threed text PROMPT` and `threed doctor`.
+"""The command line: `threed text PROMPT`, `threed prior train` and `sample` (see `prior_cli`), and `threed doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__
+from threed import __version__, prior_cli
 from threed.errors import FULL, Failure, Mistake, unknown
+from threed.flags import check_device, check_ranges, said
 
 if TYPE_CHECKING:
     from threed.recipes import Recipe
@@ -30,29 +31,27 @@ STEPS = (1, 100_000)
 FACES = (100, 200_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
-ROOM = 50  # MB: the most a run writes, with room to spare
+ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
 The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview.png, turntable.webp, report.json and
-recipe.json; progress.png shows the object while it takes shape.
+recipe.json; where there is an optimisation, progress.png shows the object while it takes shape.
 
 For example:
   threed text "a wooden barrel"
   threed text "a small green pine tree" --seed 3 --faces 2000 --texture-size 512 --height 4
-  threed text "a wooden barrel" --resume        # go on where a run was stopped
+  threed text "a wooden barrel" --recipe dreamfusion             # score distillation from nothing, about a minute
+  threed text "a wooden barrel" --recipe dreamfusion --resume    # go on where a run was stopped
+  threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
 """
 ABOUT = """A sentence becomes a game-ready 3D asset, on any machine.
 
 Start with: threed text "a wooden barrel"
+Your own assets: threed prior train --help
 
 Version: threed --version
 """
 DOCTOR_HELP = "Say what this machine offers and what is missing; exit code 1 if a run would fail."
-
-
-def said(text: str, default: str | None = None, metavar: str | None = None) -> object:
-    """A flag's help, and what holds where the flag is left out if that is not a plain value."""
-    return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})" if default else None, metavar=metavar)
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Text:
     prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
     output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
     seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
-    recipe: Annotated[str, said("How it is made: dreamfusion, or instant, in seconds; see threed/recipes.py.")] = "dreamfusion"
+    recipe: Annotated[str, said("How it is made: instant, refined or dreamfusion (threed/recipes.py).")] = "instant"
     prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
     negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
     start: Annotated[
@@ -88,6 +87,7 @@ class Doctor:
 
 Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
+    | Annotated[prior_cli.Prior, tyro.conf.subcommand("prior", description=prior_cli.PRIOR_HELP, prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
 )
 
@@ -98,10 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         Console().print(f"threed {__version__}", highlight=False)
         return 0
-    again = shlex.join(["threed", *(a for a in arguments if a not in {"--resume", "--overwrite"}), "--resume"])
     try:
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="threed",
             description=ABOUT,
             args=arguments or ["--help"],
@@ -111,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from threed import doctor
 
             return doctor.main()
-        text(command)
+        if isinstance(command, prior_cli.Prior):
+            prior_cli.main(command.command)
+        else:
+            text(command)
     except Mistake as mistake:
         return complain(str(mistake), 2)
     except Failure as failure:
@@ -122,10 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        return complain(f"the disk is full ({error}); free {ROOM} MB and continue with: {again}", 1)
+        room = ROOM.get(arguments[0], ROOM["text"])
+        return complain(f"the disk is full ({error}); free {room} MB and continue with: {again(arguments)}", 1)
     except KeyboardInterrupt:
-        return complain(f"stopped; continue with: {again}", 130)
+        return complain(f"stopped; continue with: {again(arguments)}", 130)
     return 0
+
+
+def again(arguments: Sequence[str]) -> str:
+    """The command that goes on where this one was stopped."""
+    if arguments[:1] != ["text"]:
+        return shlex.join(["threed", *arguments])
+    return shlex.join(["threed", *(a for a in arguments if a not in {"--resume", "--overwrite"}), "--resume"])
 
 
 def text(asked: Text) -> None:
@@ -155,11 +165,7 @@ def check_cheaply(asked: Text) -> None:
     if asked.resume and asked.overwrite:
         raise Mistake("--resume and --overwrite contradict each other; give one of them")
     ranges = {"seed": SEED, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
-    for name, (low, high) in ranges.items():
-        value = getattr(asked, name)
-        if value is not None and not low <= value <= high:  # NaN is in no range
-            flag = "--" + name.replace("_", "-")
-            raise Mistake(f"{flag} is {value}; it must lie between {low:g} and {high:g}")
+    check_ranges(asked, ranges)
     if asked.texture_size is not None and asked.texture_size.bit_count() != 1:
         near = 2 ** round(math.log2(asked.texture_size))
         raise Mistake(f"--texture-size is {asked.texture_size}; it must be a power of two, for example {near}")
@@ -180,11 +186,7 @@ def resolve(asked: Text) -> Request:
         if f".{name}" not in WRITERS:
             raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
     devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked.device not in devices:
-        raise unknown("device", asked.device, devices)
-    if not devices[asked.device]:
-        offered = ", ".join(name for name, there in devices.items() if there)
-        raise Mistake(f"PyTorch finds no device {asked.device!r} on this machine; use one of: {offered}")
+    check_device(asked.device, devices)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         negative=" ".join(asked.negative.split()),

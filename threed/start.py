@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from threed.distill import embedded, start
-from threed.errors import Mistake
+from threed.errors import Failure, Mistake
 from threed.nerf import NeRF
 from threed.renderers import volume
 from threed.renderers.camera import Cameras
@@ -73,11 +74,15 @@ def density_of(distance: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
 
 
 def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:
-    """What this start looks like; None for a NeRF's own soft ball. Raises Mistake for a mesh that cannot be used."""
+    """What this start looks like; None for a soft ball. Raises Mistake for a mesh, Failure for a text, of no use."""
     if name == "sphere":
         return None
     if name == "volume":
-        return VoxelField(imagined(prompt, seed, prior))
+        try:
+            return VoxelField(imagined(prompt, seed, prior))
+        except ValueError as error:
+            remedy = "try another --seed, other words, or --recipe dreamfusion"
+            raise Failure(f"no volume came out of {prompt!r} ({error}); {remedy}") from error
     try:
         return VoxelField(voxelise(read(name), RESOLUTION))
     except ValueError as error:
@@ -93,8 +98,10 @@ def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
 
 def smoothed(voxels: Voxels) -> Voxels:
     """Without twigs of a voxel and without seams between tokens; what that takes off the edges is given back."""
-    distance = torch.from_numpy(gaussian_filter(voxels.distance.numpy(), SMOOTHING)) - GROWTH
-    return replace(voxels, distance=distance)
+    distance = gaussian_filter(voxels.distance.numpy(), SMOOTHING, mode="nearest") - GROWTH
+    inner = np.pad(np.ones([side - 2 for side in distance.shape], bool), 1)
+    # Objects keep a margin from the lattice's border: what a sample has there is noise, and would be cut off flat.
+    return replace(voxels, distance=torch.from_numpy(np.where(inner, distance, distance.clip(min=1))))
 
 
 def imitate(nerf: NeRF, field: VoxelField, generator: torch.Generator) -> None:

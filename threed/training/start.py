@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class StartLoss:
     reworded: float = 0.5  # share of samples under other words than their own
     untold: float = 0.1  # share of samples without a text, for guidance
 
-    def __call__(self, network: nn.Module, samples: int, generator: torch.Generator) -> Float[Tensor, ""]:
+    def __call__(self, network: Any, samples: int, generator: torch.Generator) -> Float[Tensor, ""]:
+        """`network` is a Start, or what PyTorch compiled of one."""
         clean, text = self.drawn(samples, generator)
 
         def uniform(*shape: int) -> Tensor:
@@ -72,7 +74,7 @@ class StartLoss:
         t = ((uniform(1) + torch.arange(samples, device=clean.device) / samples) % 1).clamp(1e-3, 1 - 1e-3)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         alpha, sigma = (a[:, None, None] for a in network.alpha_sigma(t))
-        predicted = network(alpha * clean + sigma * noise, t, text.tokens, text.mean)
+        predicted: Tensor = network(alpha * clean + sigma * noise, t, text.tokens, text.mean)
         return (predicted.float() - clean).square().mean()
 
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Float[Tensor, "B N K"], Text]:
@@ -162,13 +164,14 @@ def repainted(
 def swatches(colour: Float[Tensor, "*S 3"]) -> tuple[Float[Tensor, "C 3"], Int[Tensor, "*S"]]:
     """The colours that occur, in 8 bits a channel, and which of them is where: few, so that each is moved only once."""
     red, green, blue = (colour * 255).round().long().unbind(-1)
-    codes, place = (red << 16 | green << 8 | blue).unique(return_inverse=True)
+    codes, place = torch.unique(red << 16 | green << 8 | blue, return_inverse=True)
     return torch.stack([codes >> 16, codes >> 8 & 255, codes & 255], dim=-1).float() / 255, place
 
 
 def sheet(network: nn.Module, texts: Text, nothing: Text, size: int = 128, columns: int = 8, seed: int = 0) -> bytes:
     """A PNG of one volume of every text, seen from half a side as a mesh; white where nothing is solid."""
     start = copy.deepcopy(network).cpu()  # a sheet now and then does not keep a processor busy
+    assert isinstance(start, Start)
     pictures = []
     for row in range(len(texts.mean)):
         text = Text(texts.tokens[row : row + 1].cpu(), texts.mean[row : row + 1].cpu())

@@ -1,0 +1,225 @@
+"""The command line of priors: `threed prior train FOLDER` and `threed prior sample PROMPT`.
+
+As in `threed/cli.py`, everything a user can get wrong is checked before any work, and nothing heavy is imported for
+what can be judged without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from threed.errors import Mistake, unknown
+from threed.flags import check_device, check_ranges, said
+
+if TYPE_CHECKING:
+    from threed.training.settings import Settings
+
+SEED = (0, 2**63 - 1)
+STEPS = (1, 10_000_000)
+MINUTES = (0.1, 100_000.0)
+BATCH = (1, 65_536)
+VIEWS = (1, 16)
+PRIOR_HELP = "Train a diffusion prior on your own assets, and look at what a prior draws by itself."
+TRAIN_HELP = """Train a prior on a folder of meshes with captions.
+
+FOLDER is searched for GLB, glTF and OBJ files, the front of every object towards +Z. FILE has a JSON object a line,
+with paths relative to FILE or to FOLDER and short captions in plain words:
+
+  {"path": "barrel.glb", "caption": "a wooden barrel"}
+
+At least 16 assets are needed, and hundreds to learn something. A twentieth is held out and only measured.
+
+A prior has two parts: a start (rough volumes out of a text, for threed text --start volume) and views (pictures, which
+distillation asks). MY_PRIOR receives them with a model card, README.md. While a part is trained, MY_PRIOR/work/PART has
+samples.png and metrics.jsonl. The defaults take about an hour on two cores, for 2,700 assets.
+
+Stopped by Ctrl-C, kill -9 or a full disk? The same command goes on where it was and ends with the same bytes.
+Afterwards MY_PRIOR/work and MY_PRIOR/cache may be deleted.
+
+For example:
+  threed prior train assets --captions assets/captions.jsonl --output my_prior
+  threed prior train assets --output my_prior --minutes 20           # captions out of the files' names
+  threed prior train assets --output my_prior --device cuda --views-size large --steps 100000
+  threed prior train assets --output my_prior --from other_prior     # go on from another's weights
+  threed prior train assets --output my_prior --parts start          # with the embedded prior's views
+
+Then:
+  threed prior sample "a wooden barrel" --prior my_prior
+  threed text "a wooden barrel" --prior my_prior
+"""
+SAMPLE_HELP = """Draw what a prior makes of a sentence, without an asset.
+
+One picture: albedo, shaded and normals of the views in rows, and the volume of its start in a fourth where it has one.
+
+For example:
+  threed prior sample "a red chair" --prior my_prior --views 8
+  threed prior sample "a red chair" --seed 3 --output chair.png       # of the embedded prior
+"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """What `threed prior train` was asked for, as it was typed; None where the device's preset decides."""
+
+    folder: Annotated[tyro.conf.Positional[Path], said("The meshes: GLB, glTF, OBJ.", metavar="FOLDER")]
+    output: Annotated[Path, said("The folder of the prior, a new one or that of an earlier start of this command.")]
+    captions: Annotated[Path | None, said("Which meshes, and what they show.", "all of them, by their names")] = None
+    parts: Annotated[tuple[str, ...], said("What is trained: start, views.")] = ("start", "views")
+    views_size: Annotated[
+        str | None, said("tiny, small, medium or large: 4 to 24 million weights.", "small, on a GPU medium")
+    ] = None
+    source: Annotated[Path | None, said("A prior to go on from.", "fresh weights", name="from")] = None
+    steps: Annotated[int | None, said(f"Of every part, {STEPS[0]} to {STEPS[1]}.", "the device's preset")] = None
+    minutes: Annotated[
+        float | None, said("As many steps as fit into so many, all parts together, after what is cached.", "by --steps")
+    ] = None
+    batch: Annotated[int | None, said("Samples a step, of every part; less memory with less.", "the preset's")] = None
+    seed: Annotated[int, said(f"Another seed, another prior; at least {SEED[0]}.")] = 0
+    device: Annotated[str, said("Where to compute: cpu, cuda.")] = "cpu"
+    cache: Annotated[
+        Path | None, said("Where renders of the assets are kept, for other trainings.", "OUTPUT/cache")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What `threed prior sample` was asked for, as it was typed."""
+
+    prompt: Annotated[tyro.conf.Positional[str], said("What to draw, in a few plain words.", metavar="PROMPT")]
+    prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
+    views: Annotated[int, said(f"Cameras around it, {VIEWS[0]} to {VIEWS[1]}; 4 is what priors are trained with.")] = 4
+    seed: Annotated[int, said(f"Another seed, another object; at least {SEED[0]}.")] = 0
+    output: Annotated[Path | None, said("The picture, a PNG.", "<prompt>-<seed>.png")] = None
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train", description=TRAIN_HELP, prefix_name=False)]
+    | Annotated[Sample, tyro.conf.subcommand("sample", description=SAMPLE_HELP, prefix_name=False)]
+)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """`threed prior`, which does nothing by itself."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+
+
+def main(asked: Train | Sample) -> None:
+    if isinstance(asked, Train):
+        train(asked)
+    else:
+        sample(asked)
+
+
+def train(asked: Train) -> None:
+    """`threed prior train`: check everything, train, say what came out."""
+    check_train(asked)
+    settings = resolve(asked)
+
+    from threed.machine import set_threads
+    from threed.training import train as training
+
+    set_threads()
+    console = Console(stderr=True)
+    finished = training.train(asked.folder, asked.captions, asked.output, settings, console, asked.cache)
+    console = Console()
+    for part, figures in finished.items():
+        held_out = "" if figures.loss_held_out is None else f", {figures.loss_held_out:.4g} of assets held out"
+        line = f"{part}: {figures.steps} steps, loss {figures.loss:.4g}{held_out}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    line = f"{asked.output} is a prior; look at it: threed prior sample PROMPT --prior {asked.output}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def check_train(asked: Train) -> None:
+    """What can be judged without importing anything. Raises Mistake."""
+    if not asked.parts:
+        raise Mistake("--parts names nothing; give at least one, for example: --parts start views")
+    for part in asked.parts:
+        if part not in Train.parts:
+            raise unknown("part", part, Train.parts)
+    check_ranges(asked, {"steps": STEPS, "minutes": MINUTES, "batch": BATCH, "seed": SEED})
+    if asked.steps is not None and asked.minutes is not None:
+        raise Mistake("--steps and --minutes contradict each other; give one of them")
+    if asked.source is not None and asked.views_size is not None:
+        raise Mistake("--from and --views-size contradict each other: a prior keeps its size; give one of them")
+    if asked.source is not None and not asked.source.is_dir():
+        raise Mistake(f"unknown prior {str(asked.source)!r}; it is no folder; check --from")
+
+
+def resolve(asked: Train) -> Settings:
+    """The device's preset, with the flags that were given in place of its own values. Raises Mistake."""
+    import torch
+
+    from threed.training.settings import GENTLE, PRESETS, lasting
+    from threed.training.views import SIZES
+
+    check_device(asked.device, {"cpu": True, "cuda": torch.cuda.is_available()})
+    if asked.views_size is not None and asked.views_size not in SIZES:
+        raise unknown("views size", asked.views_size, SIZES)
+    settings = PRESETS[asked.device]
+    start, views = (
+        replace(
+            lasting(schedule, asked.steps or schedule.steps),
+            batch=asked.batch or schedule.batch,
+            rate=schedule.rate * (GENTLE if asked.source else 1),
+            seed=asked.seed,
+        )
+        for schedule in (settings.start, settings.views)
+    )
+    parts = tuple(part for part in Train.parts if part in asked.parts)
+    settings = replace(settings, start=start, views=views, parts=parts, minutes=asked.minutes)
+    if asked.source is not None:
+        return replace(settings, source=asked.source, continued=True)
+    return replace(settings, size=asked.views_size or settings.size)
+
+
+def sample(asked: Sample) -> None:
+    """`threed prior sample`: check everything, draw, say where it is."""
+    if not asked.prompt.strip():
+        raise Mistake('the prompt is empty; say what to draw, for example: threed prior sample "a red chair"')
+    check_ranges(asked, {"views": VIEWS, "seed": SEED})
+    prompt = " ".join(asked.prompt.split())
+
+    from threed import disk, drawing
+    from threed.distill.embedded import UnreadablePrior
+    from threed.machine import set_threads
+    from threed.run import slug
+
+    path = asked.output or Path(f"{slug(prompt)}-{asked.seed}.png")
+    check_picture(path)
+    check_prior(prompt, asked.prior)
+    set_threads()
+    try:
+        content = drawing.sheet(prompt, asked.prior, asked.views, asked.seed, Console(stderr=True))
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write(path, content)
+    Console().print(f"{path}  {len(content) / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
+
+
+def check_picture(path: Path) -> None:
+    """Raises Mistake for a path that no picture can be written to."""
+    if path.is_dir():
+        raise Mistake(f"{str(path)!r} is a folder; name a file in it, for example --output {path / 'sheet.png'}")
+    if path.suffix.lower() != ".png":
+        raise Mistake(f"--output is {str(path)!r}; its name must end with .png")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is not a folder); choose another --output")
+
+
+def check_prior(prompt: str, name: str) -> None:
+    """What `threed text` checks of a prior and a prompt. Raises Mistake."""
+    from threed import cli
+    from threed.recipes import RECIPES
+    from threed.run import Request
+
+    cli.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))

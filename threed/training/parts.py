@@ -1,0 +1,234 @@
+"""The parts of a prior in training: out of assets a network, what it shall minimise, and what becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from torch import nn
+
+from threed import checkpoint
+from threed.distill import start as starts
+from threed.distill.conditions import Text, encode
+from threed.distill.embedded import Embedded
+from threed.distill.start import Start, StartConfig
+from threed.errors import Mistake
+from threed.log import Log
+from threed.training import start as start_training
+from threed.training import views, views_cache, volumes
+from threed.training.cache import FEWEST
+from threed.training.collection import Item, gather, held_out
+from threed.training.loop import Loss
+from threed.training.settings import Settings
+from threed.training.start import StartLoss, Versions
+from threed.training.views_cache import Cache
+from threed.training.volumes import Lattice, Volumes
+
+VOLUME_PROMPTS, VIEWS_PROMPTS = 8, 3  # on a sheet
+VIEWS_STEPS = 15  # of a sheet's pictures, so that a CPU is not kept for long
+
+Assets = TypeVar("Assets", Volumes, Cache)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What there is to train on, and what is held out."""
+
+    train: tuple[Item, ...]
+    held_out: tuple[Item, ...]
+    missing: int = 0  # captions without a file
+
+    @staticmethod
+    def gathered(folder: Path, captions: Path | None) -> Data:
+        """Raises Mistake for a folder or captions that cannot be used, and for too few assets."""
+        collection = gather(folder, captions)
+        data = Data(*held_out(collection.items), collection.missing)
+        if data.assets < FEWEST:
+            held = f" and {data.assets_held_out} to hold out" if data.held_out else ""
+            what = f"{data.assets} captioned assets to train on{held}"
+            raise Mistake(f"{str(folder)!r} has {what}; training needs at least {FEWEST}")
+        return data
+
+    @property
+    def assets(self) -> int:
+        return len({item.name for item in self.train})
+
+    @property
+    def assets_held_out(self) -> int:
+        return len({item.name for item in self.held_out})
+
+    @property
+    def digest(self) -> str:
+        """Of names and captions; what is in the files is the caches' business."""
+        lines = "".join(f"{item.name}\t{item.caption}\n" for item in self.train)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def prompts(self, count: int) -> list[str]:
+        """Captions of the training set, from all over it."""
+        different = sorted({item.caption for item in self.train})
+        return different[:: max(1, len(different) // count)][:count]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part's training: out of what, how, and where."""
+
+    data: Data
+    prior: Embedded  # the settings' source, on their device
+    settings: Settings
+    cache: Path
+    work: Path  # the part's own folder
+    console: Console
+
+    def log(self, folder: Path) -> Log:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Log(folder, self.console)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """On the processor."""
+        told = encode(prompts, self.prior.tokenizer, self.prior.text_encoder, self.prior.conventions.text_tokens)
+        return Text(told.tokens.cpu(), told.mean.cpu())
+
+    def assets(self, build: Callable[..., Assets], name: str, content: Any) -> tuple[Assets, Assets | None]:
+        """What the cache of this name has of the training set, and of what is held out if that can be used."""
+
+        def built(items: Sequence[Item], side: str, fewest: int) -> Assets:
+            folder = self.cache / name / side
+            return build(items, folder, self.log(folder), content, self.settings.workers, fewest)
+
+        train = built(self.data.train, "train", FEWEST)
+        held = built(self.data.held_out, "held-out", 0) if self.data.held_out else None
+        return train, held if held else None
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A network with all that its training asks for."""
+
+    network: nn.Module
+    loss: Loss
+    held_out: Loss | None  # the same of the assets that are held out
+    sheet: Callable[[nn.Module], bytes]
+    save: Callable[[nn.Module, int], None]  # of a network that was trained for so many steps
+    hidden: Callable[[str], bool] | None = None  # which matrices are Muon's
+    used: tuple[int, int] = (0, 0)  # assets to train on, and held out
+
+
+def start(job: Job) -> Trainee:
+    """The diffusion over volumes."""
+    config = start_config(job.prior, job.settings)
+    train, held = job.assets(volumes.build, "volumes", Lattice(config.resolution))
+    network, versions = prepared(job, config, train)
+    others = start_training.prepare(network, held, held.captions, job.encode, job.settings.start.seed) if held else None
+    device = job.settings.device
+
+    def save(trained: nn.Module, steps: int) -> None:
+        del steps  # nobody asks a start for them
+        assert isinstance(trained, Start)
+        start_training.write(job.work, trained)
+
+    return Trainee(
+        network=network.to(device),
+        loss=StartLoss(versions.to(device)),
+        held_out=StartLoss(others.to(device)) if others else None,
+        sheet=partial(
+            start_training.sheet, texts=job.encode(job.data.prompts(VOLUME_PROMPTS)), nothing=job.encode([""])
+        ),
+        save=save,
+        hidden=lambda name: name.startswith("blocks"),
+        used=(len(train), len(held or ())),
+    )
+
+
+def start_config(prior: Embedded, settings: Settings) -> StartConfig:
+    """The shape of the start. Raises ValueError for one to go on with that does not understand its prior's texts."""
+    tokens, features = prior.conventions.text_tokens, prior.text_encoder.config.hidden_size
+    if not continues_start(settings):
+        return replace(settings.config, text_tokens=tokens, text_features=features)
+    config = starts.load(settings.source).config
+    if (config.text_tokens, config.text_features) != (tokens, features):
+        raise ValueError(
+            f"its start reads {config.text_tokens} tokens of {config.text_features} numbers, and the prior writes "
+            f"{tokens} of {features}; choose another --from"
+        )
+    return config
+
+
+def continues_start(settings: Settings) -> bool:
+    return settings.continued and (settings.source / "start").is_dir()
+
+
+def prepared(job: Job, config: StartConfig, train: Volumes) -> tuple[Start, Versions]:
+    """The network before its first step and the versions of its volumes: made once, then read from the work folder."""
+    path, seed = job.work / "prepared.safetensors", job.settings.start.seed
+    index = hashlib.sha256((job.cache / "volumes" / "train" / "index.json").read_bytes()).hexdigest()
+    of = [asdict(config), seed, index]
+    if (found := kept(path)) and found["of"] == of:
+        network = Start(config)
+        network.load_state_dict(found["network"])
+        texts, nothing = (Text(*found[name]) for name in ("texts", "nothing"))
+        return network, Versions(found["tokens"], found["wording"], texts, nothing, found["caption"])
+    with job.log(job.work).stage("prepare", len(train)) as log:
+        if continues_start(job.settings):
+            network = starts.load(job.settings.source).requires_grad_(True)
+        else:
+            network = start_training.fresh(config, train, seed)
+        tell = partial(log, losses={})
+        versions = start_training.prepare(network, train, train.captions, job.encode, seed, tell=tell)
+    told = {name: (text.tokens, text.mean) for name, text in (("texts", versions.texts), ("nothing", versions.nothing))}
+    drawn = {"tokens": versions.tokens, "wording": versions.wording, "caption": versions.caption}
+    checkpoint.save(path, {"of": of, "network": network.state_dict(), **told, **drawn})
+    return network, versions
+
+
+def kept(path: Path) -> Any | None:
+    """What was saved there, if it is whole."""
+    try:
+        return checkpoint.load(path) if path.exists() else None
+    except checkpoint.Torn:
+        return None
+
+
+def pictures(job: Job) -> Trainee:
+    """The diffusion over pictures."""
+    settings, device = job.settings, job.settings.device
+    train, held = job.assets(views_cache.build, "views", shots(job.prior, settings))
+    prior = grown(job.prior, settings)
+
+    def save(trained: nn.Module, steps: int) -> None:
+        was = json.loads((settings.source / "prior.json").read_text(encoding="utf-8"))
+        earlier = was.get("steps", 0) if settings.continued else 0
+        about = {"steps": earlier + steps, "distance": list(settings.shots.distance)}
+        views.write(job.work / "prior", replace(prior, unet=trained), settings.source, about)
+
+    return Trainee(
+        network=prior.unet,
+        loss=views.ViewsLoss(train.to(device), prior),
+        held_out=views.ViewsLoss(held.to(device), prior) if held else None,
+        sheet=partial(views.sheet, prior=prior, prompts=job.data.prompts(VIEWS_PROMPTS), steps=VIEWS_STEPS),
+        save=save,
+        used=(len(train), len(held or ())),
+    )
+
+
+def shots(prior: Embedded, settings: Settings) -> views_cache.Shots:
+    """The pictures that this prior knows."""
+    return replace(settings.shots, size=prior.image_size, fov_y=prior.conventions.fov_y)
+
+
+def grown(prior: Embedded, settings: Settings) -> Embedded:
+    """The views prior before its first step. Raises ValueError for one to go on with of other kinds of picture."""
+    if settings.continued:
+        prior = views.continued(prior)
+        prior.unet.register_to_config(_name_or_path="")  # or the source's path on this machine would be published
+        return prior
+    return views.fresh(prior, views.SIZES[settings.size], settings.views.seed)
+
+
+TRAINEES: dict[str, Callable[[Job], Trainee]] = {"start": start, "views": pictures}
