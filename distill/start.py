@@ -102,10 +102,11 @@ class Start(nn.Module):
         return angle.cos(), angle.sin()
 
     def encode(self, volume: Float[Tensor, "B 4 G G G"]) -> Float[Tensor, "B N K"]:
-        return (cut(volume, self.config.patch) - self.mean) * weights(self.config.patch) @ self.basis.T / self.scale
+        weighted = (cut(volume, self.config.patch) - self.mean) * weights(self.config.patch).to(self.mean)
+        return weighted @ self.basis.T / self.scale
 
     def decode(self, tokens: Float[Tensor, "B N K"]) -> Float[Tensor, "B 4 G G G"]:
-        cubes = tokens * self.scale @ self.basis / weights(self.config.patch) + self.mean
+        cubes = tokens * self.scale @ self.basis / weights(self.config.patch).to(self.mean) + self.mean
         return joined(cubes, self.config.patch)
 
 

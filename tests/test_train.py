@@ -41,7 +41,7 @@ STAGE = Stage(
     loss=SDS(scale=1.0, weight="clean"),
     terms=Terms(sparsity=Anneal(0.1), opacity=Anneal(0.0, 0.2)),
 )
-REQUEST = Request("a ball", Recipe("tiny", "for tests", CONFIG, STAGE), seed=5)
+REQUEST = Request("a ball", Recipe("tiny", "for tests", CONFIG, coarse=STAGE), seed=5)
 
 
 @pytest.fixture(autouse=True)
