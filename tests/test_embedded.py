@@ -255,9 +255,10 @@ def test_the_shipped_prior_paints_what_it_is_told(shipped):
 def test_shipped_folder_is_small_complete_and_licensed():
     files = {p.relative_to(SHIPPED).as_posix(): p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()}
     listed = {line.split(maxsplit=1)[1] for line in (SHIPPED / "SHA256SUMS").read_text().splitlines()}
-    assert sum(files.values()) <= 30e6
+    assert sum(files.values()) <= 45e6
     assert listed | {"SHA256SUMS"} == set(files)
-    assert {"LICENSE", "NOTICE", "prior.json", UNET, "text_encoder/model.safetensors"} <= listed
+    weights = {UNET, "text_encoder/model.safetensors", "start/model.safetensors"}
+    assert {"LICENSE", "NOTICE", "prior.json"} | weights <= listed
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
 

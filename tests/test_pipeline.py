@@ -128,7 +128,7 @@ def test_report(whole):
     assert report["agreement_with_volume"]["psnr_db"] > 20
     assert report["agreement_with_volume"]["silhouette_iou"] > 0.9
     assert report["agreement_with_volume"]["views"] == 16
-    assert list(report["seconds"]) == ["load", "coarse", "mesh", "export"]
+    assert list(report["seconds"]) == ["start", "load", "coarse", "mesh", "export"]
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["peak_memory_bytes"] > 1e8
 
