@@ -112,8 +112,8 @@ def _nearest(
     near = steps.reshape(-1) <= TRUNCATION + 3**0.5
     distance, index = np.full(near.shape, np.inf, np.float32), np.zeros(near.shape, np.int64)
     distance[near], index[near] = KDTree(surface.numpy()).query(lattice.numpy()[near])
-    index = index[np.ravel_multi_index(tuple(voxel), touched.shape).reshape(-1) * ~near + np.arange(len(near)) * near]
-    return torch.from_numpy(distance), torch.from_numpy(index)
+    of_nearest_voxel = index[np.ravel_multi_index(tuple(voxel), touched.shape).reshape(-1)]
+    return torch.from_numpy(distance), torch.from_numpy(np.where(near, index, of_nearest_voxel))
 
 
 @cache

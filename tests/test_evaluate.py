@@ -4,17 +4,17 @@ import dataclasses
 import io
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
+import tiny_prior
 import torch
 import trimesh
 from rich.console import Console
 from scipy.linalg import sqrtm
 
 from threed.distill.conditions import Text
-from threed.distill.embedded import SHIPPED, Embedded
+from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig, volume_of
 from threed.errors import Mistake
 from threed.exporters import glb
@@ -293,23 +293,9 @@ def items(folder):
 @pytest.fixture(scope="module")
 def prior_folder(tmp_path_factory):
     """A tiny untrained prior of 16-pixel pictures, with a tiny untrained start."""
-    from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("prior")
-    for name in ("text_encoder", "tokenizer", "scheduler"):
-        shutil.copytree(SHIPPED / name, folder / name)
-    (folder / "prior.json").write_text(
-        json.dumps(json.loads((SHIPPED / "prior.json").read_text()) | {"image_size": 16})
-    )
-    torch.manual_seed(0)
-    config = UNet2DConditionModel.load_config(SHIPPED / "unet") | {
-        "block_out_channels": (32, 32),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "sample_size": 4,
-    }
-    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    tiny_prior.write(folder)
     torch.manual_seed(1)
     start = Start(StartConfig(resolution=RESOLUTION, patch=8, components=16, width=64, layers=1))
     start.basis.copy_(torch.linalg.qr(torch.randn(2048, 16))[0].T)

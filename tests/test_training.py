@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_prior
 import torch
 import trimesh
 from rich.console import Console
@@ -24,7 +25,7 @@ from rich.console import Console
 from threed import checkpoint, disk
 from threed.distill import embedded
 from threed.distill import start as starts
-from threed.distill.embedded import SHIPPED, Embedded
+from threed.distill.embedded import Embedded
 from threed.distill.start import StartConfig
 from threed.errors import Failure, Mistake
 from threed.exporters import glb
@@ -81,23 +82,8 @@ def toys(folder: Path) -> Path:
 
 def toy_prior(folder: Path) -> Path:
     """A tiny prior of 16-pixel pictures in the layout of a real one."""
-    from diffusers import UNet2DConditionModel
 
-    for name in ("text_encoder", "tokenizer", "scheduler"):
-        shutil.copytree(SHIPPED / name, folder / name)
-    shutil.copyfile(SHIPPED / "NOTICE", folder / "NOTICE")
-    told = json.loads((SHIPPED / "prior.json").read_text()) | {"image_size": 16, "steps": 100}
-    (folder / "prior.json").write_text(json.dumps(told))
-    torch.manual_seed(0)
-    config = UNet2DConditionModel.load_config(SHIPPED / "unet") | {
-        "block_out_channels": (16, 16),
-        "norm_num_groups": 8,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "sample_size": 4,
-    }
-    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    tiny_prior.write(folder, {"block_out_channels": (16, 16), "norm_num_groups": 8}, steps=100)
     return folder
 
 

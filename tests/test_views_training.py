@@ -4,11 +4,11 @@ import dataclasses
 import io
 import json
 import math
-import shutil
 import threading
 
 import numpy as np
 import pytest
+import tiny_prior
 import torch
 import trimesh
 from PIL import Image
@@ -18,7 +18,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from threed.distill import conditions
 from threed.distill.conditions import Seen, encode, network_input, view_features
-from threed.distill.embedded import SHIPPED, Condition, Embedded, verify
+from threed.distill.embedded import Condition, Embedded, verify
 from threed.distill.prior import Pictures
 from threed.errors import Mistake
 from threed.exporters import glb
@@ -40,23 +40,9 @@ NAMES = ("red", "green", "blue", "white")
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A tiny prior of 16-pixel pictures in the layout of a real one, without geometry."""
-    from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("start")
-    for name in ("text_encoder", "tokenizer", "scheduler"):
-        shutil.copytree(SHIPPED / name, folder / name)
-    shutil.copyfile(SHIPPED / "NOTICE", folder / "NOTICE")
-    told = json.loads((SHIPPED / "prior.json").read_text()) | {"image_size": 16}
-    (folder / "prior.json").write_text(json.dumps(told))
-    torch.manual_seed(0)
-    config = UNet2DConditionModel.load_config(SHIPPED / "unet") | {
-        "block_out_channels": (32, 32),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "sample_size": 4,
-    }
-    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    tiny_prior.write(folder)
     return folder
 
 

@@ -220,8 +220,8 @@ def check_prior(request: Request) -> None:
     """That the weights are whole and the prompts short enough. Raises Mistake."""
     from threed.distill import embedded
 
-    folder = None if request.prior == "embedded" else Path(request.prior)
-    if folder is not None and not folder.is_dir():
+    folder = embedded.located(request.prior)
+    if not folder.is_dir():
         raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
     try:
         embedded.verify(folder)

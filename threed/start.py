@@ -32,7 +32,7 @@ RESOLUTION = 32  # voxels a side of a user's mesh
 STEEPNESS = 5.0  # fall of the density's logit, per voxel
 PEAK, BIAS = 60.0, -3.0  # sigma = PEAK * softplus(logit + BIAS), per metre: hardly any haze before the surface
 SAMPLES, SIZE, CELLS = 96, 64, 48  # steps a side, pixels a side, cells of the occupancy grid a side
-IMITATION = {"steps": 150, "points": 1 << 14, "rate": 0.05}
+IMITATION_STEPS, IMITATION_POINTS, IMITATION_RATE = 150, 1 << 14, 0.05
 
 
 class VoxelField(nn.Module):
@@ -106,9 +106,9 @@ def smoothed(voxels: Voxels) -> Voxels:
 
 def imitate(nerf: NeRF, field: VoxelField, generator: torch.Generator) -> None:
     """Fit the NeRF to a field, point by point: what distillation then begins from."""
-    optimizer = torch.optim.Adam(nerf.parameters(), lr=IMITATION["rate"], betas=(0.9, 0.99))
-    for _ in range(int(IMITATION["steps"])):
-        x = (2 * torch.rand(int(IMITATION["points"]), 3, generator=generator) - 1) * nerf.config.bound
+    optimizer = torch.optim.Adam(nerf.parameters(), lr=IMITATION_RATE, betas=(0.9, 0.99))
+    for _ in range(IMITATION_STEPS):
+        x = (2 * torch.rand(IMITATION_POINTS, 3, generator=generator) - 1) * nerf.bound
         with torch.no_grad():
             wanted = field(x)
         sample = nerf(x)

@@ -225,9 +225,7 @@ def shots(prior: Embedded, settings: Settings) -> views_cache.Shots:
 def grown(prior: Embedded, settings: Settings) -> Embedded:
     """The views prior before its first step. Raises ValueError for one to go on with of other kinds of picture."""
     if settings.continued:
-        prior = views.continued(prior)
-        prior.unet.register_to_config(_name_or_path="")  # or the source's path on this machine would be published
-        return prior
+        return views.continued(prior)
     return views.fresh(prior, views.SIZES[settings.size], settings.views.seed)
 
 

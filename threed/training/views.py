@@ -88,6 +88,7 @@ def continued(prior: Embedded, geometry: bool = True) -> Embedded:
     with torch.device("meta"):
         unet = type(prior.unet).from_config(dict(prior.unet.config) | {"in_channels": channels})
     unet.load_state_dict(state, assign=True)
+    unet.register_to_config(_name_or_path="")  # or the source's path on this machine would be published
     return replace(prior, conventions=conventions, unet=prepared(unet), texts={})
 
 
