@@ -27,6 +27,8 @@ from threed.renderers.ops import ops
 MARGIN = 1.5  # voxels between the object and the border of the lattice, at least
 TRUNCATION = 3.0  # voxels
 THICKNESS = 0.4  # voxels by which surfaces are moved outward, so that blades and leaves survive
+SHEET = 0.55  # the same where there is nothing behind them: between two layers of voxels, a sheet is in both
+CORE, REACH = 0.5, 2.2  # voxels: there is something behind a surface where what lies so deep inside is so near
 PIXELS_A_VOXEL = 3  # of the depth maps
 MOST_POINTS = 60_000
 
@@ -90,7 +92,9 @@ def voxelise(asset: Asset, resolution: int, seed: int = 0) -> Voxels:
         some = torch.randperm(len(surface), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
         surface, colour = surface[some], colour[some]
     far, nearest = _nearest(surface, lattice, resolution)
-    distance = torch.where(seen, far, -far) - THICKNESS
+    distance = torch.where(seen, far, -far)
+    thin = _thin(surface, lattice[distance < -CORE])
+    distance = distance - torch.where(thin[nearest], SHEET, THICKNESS)
     shape = (resolution,) * 3
     return Voxels(
         distance.clamp(-TRUNCATION, TRUNCATION).reshape(shape),
@@ -114,6 +118,14 @@ def _nearest(
     distance[near], index[near] = KDTree(surface.numpy()).query(lattice.numpy()[near])
     of_nearest_voxel = index[np.ravel_multi_index(tuple(voxel), touched.shape).reshape(-1)]
     return torch.from_numpy(distance), torch.from_numpy(np.where(near, index, of_nearest_voxel))
+
+
+def _thin(surface: Float[Tensor, "N 3"], core: Float[Tensor, "C 3"]) -> Bool[Tensor, "N"]:
+    """Where the surface has nothing of the core behind it."""
+    if len(core) == 0:
+        return torch.ones(len(surface), dtype=torch.bool)
+    distance, _ = KDTree(core.numpy()).query(surface.numpy(), distance_upper_bound=REACH)
+    return torch.from_numpy(np.isinf(distance))
 
 
 @cache
@@ -140,13 +152,12 @@ def _look(
     clip = functional.pad(vertices @ toward_viewer.T, (0, 1), value=1.0)[None]
     fragments = primitives.rasterize(clip, asset.mesh.faces, side, side)
     row, column = (fragments.face[0] >= 0).nonzero(as_tuple=True)
-    x, y = (column + 0.5) * (2 / side) - 1, 1 - (row + 0.5) * (2 / side)
-    depth = fragments.depth[0]
-    points = torch.stack([x, y, -depth[row, column]], dim=-1) * reach @ frame
+    # On the triangle, which what is at the pixel's centre may miss by far where it is seen nearly edge-on.
+    points = primitives.interpolate(vertices, asset.mesh.faces, fragments)[0, row, column]
     uv = primitives.interpolate(asset.uvs, asset.uv_faces, fragments)[0, row, column]
     colours = primitives.texture(asset.material.base_color, uv)
     # The nearest surface within a pixel around: beside a steep one, a point must be clear of it to count as seen.
-    nearest = -functional.max_pool2d(-depth[None], 3, stride=1, padding=1)[0]
+    nearest = -functional.max_pool2d(-fragments.depth, 3, stride=1, padding=1)[0]
     x, y, z = (lattice @ toward_viewer.T).unbind(-1)
     column, row = (((a + 1) * (side / 2)).long().clamp(0, side - 1) for a in (x, -y))
     return points, colours, z < nearest[row, column]

@@ -7,7 +7,7 @@ import torch
 import trimesh
 
 from threed.renderers.mesh import Asset, Material, Mesh
-from threed.renderers.voxels import MARGIN, THICKNESS, TRUNCATION, Voxels, frames, voxelise
+from threed.renderers.voxels import MARGIN, SHEET, THICKNESS, TRUNCATION, Voxels, frames, voxelise
 
 RED, BLUE = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.9])
 
@@ -88,13 +88,28 @@ def test_what_nobody_sees_is_inside():
     torch.testing.assert_close(hidden.colour, RED.expand(20, 20, 20, 3), atol=1e-3, rtol=0)
 
 
-def test_a_sheet_survives_by_its_thickness():
+@pytest.mark.parametrize("tilt", [0.0, 0.6])
+def test_a_sheet_survives_without_a_hole(tilt):
+    """Also midway between two layers of voxels, where it lies untilted: half a voxel from either."""
     sheet = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 0.8, 0], [0, 0.8, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
-    sheet.apply_transform(trimesh.transformations.rotation_matrix(0.6, [1, 0, 0]))
+    sheet.apply_transform(trimesh.transformations.rotation_matrix(tilt, [1, 0, 0]))
     found = voxelise(painted(sheet), 24)
-    assert found.mesh().is_watertight
+    mesh = found.mesh()
+    assert mesh.is_watertight
+    assert len(mesh.vertices) - len(mesh.faces) // 2 == 2  # one piece, no hole
     area = 0.8 * (24 - 2 * MARGIN) ** 2  # voxels
-    assert 0.7 * 2 * THICKNESS * area < found.occupied.sum() < 1.3 * 2 * THICKNESS * area
+    if tilt:
+        assert found.occupied.sum() == pytest.approx(2 * SHEET * area, rel=0.3)
+    else:
+        assert found.occupied.any(2).sum() >= area
+
+
+def test_what_is_seen_edge_on_stays_where_it_is():
+    """A box's sides are seen at every angle; nothing of it may lie anywhere but on it."""
+    found = voxelise(painted(trimesh.creation.box((3.0, 1.0, 1.0))), 32)
+    half = torch.tensor([3.0, 1.0, 1.0]) / 3 * (32 - 2 * MARGIN) / 2
+    away = (lattice(32).abs() - half).clamp(min=0).norm(dim=-1)
+    assert (found.distance[away > 0] > away[away > 0].clamp(max=TRUNCATION) - THICKNESS - 0.25).all()
 
 
 def test_the_hole_of_a_torus_stays_open():
