@@ -9,12 +9,17 @@ those of the text predicts the clean ones. z_t = alpha z + sigma noise, with t i
 
 the cosine schedule with `shift` times its noise, because neighbouring voxels repeat one another (Hoogeboom et al. 2023,
 arXiv 2301.11093, eq. 4). Guidance is `null + scale * (positive - null)` on the clean tokens, as everywhere.
+
+A start may also be shown a picture of the object: RGB in [-1, 1] times alpha, and alpha, as the reference of a views
+prior. It is not told from where: of the four quarter turns of the volume, it answers with the one whose front is within
+45 degrees of the camera.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,13 +30,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threed.distill.conditions import Text
+from threed.distill.conditions import Text, normalized
 from threed.distill.embedded import readable
 from threed.renderers.voxels import TRUNCATION, Voxels
 
 CHANNELS = 4  # distance, red, green, blue
 COLOUR_WEIGHT = 0.5  # of a colour's error, against that of the distance
 FREQUENCIES = 16  # of the timestep's harmonics
+ENCODER = (32, 64, 128, 256)  # channels of a picture's encoder, at half the pixels a side each
 FIRST, LAST = 0.995, 0.005  # timesteps between which volumes are sampled
 
 
@@ -48,10 +54,15 @@ class StartConfig:
     text_tokens: int = 16
     text_features: int = 128
     shift: float = 4.0  # of the noise, against the cosine schedule
+    picture: int = 0  # pixels a side of the picture that it can be shown; 0 for none
 
     @property
     def cubes(self) -> int:
         return (self.resolution // self.patch) ** 3
+
+    @property
+    def picture_tokens(self) -> int:
+        return (self.picture // 2 ** len(ENCODER)) ** 2
 
 
 class Start(nn.Module):
@@ -73,6 +84,8 @@ class Start(nn.Module):
         self.place = nn.Parameter(torch.randn(config.text_tokens + config.cubes, width) * 0.02)
         self.read_time = nn.Linear(2 * FREQUENCIES, width)
         self.read_summary = nn.Linear(config.text_features, width)
+        if config.picture:
+            self.read_picture = PictureEncoder(width, config.picture_tokens)
         self.modulate = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList([Block(width, config.head) for _ in range(config.layers)])
         self.settle = nn.Linear(width, 2 * width)
@@ -87,15 +100,20 @@ class Start(nn.Module):
         t: Float[Tensor, "B"],
         text: Float[Tensor, "B T F"],
         summary: Float[Tensor, "B F"],
+        picture: Float[Tensor, "B 4 S S"] | None = None,
     ) -> Float[Tensor, "B N K"]:
         """The clean tokens; `summary` is the mean of the text's real tokens."""
-        state = functional.silu(self.read_time(harmonics(t)) + self.read_summary(summary))[:, None]
-        modulation = self.modulate(state)
+        state = self.read_time(harmonics(t)) + self.read_summary(summary)
         x = torch.cat([self.read_text(text), self.read_volume(z_t)], dim=1) + self.place
+        if picture is not None:
+            seen = self.read_picture(picture)
+            state, x = state + seen.mean(1), torch.cat([x, seen], dim=1)
+        state = functional.silu(state)[:, None]
+        modulation = self.modulate(state)
         for block in self.blocks:
             x = block(x, modulation)
         shift, scale = self.settle(state).chunk(2, dim=-1)
-        return self.write(modulated(x[:, text.shape[1] :], shift, scale))
+        return self.write(modulated(x[:, text.shape[1] :][:, : z_t.shape[1]], shift, scale))
 
     def alpha_sigma(self, t: Float[Tensor, "B"]) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
         angle = torch.atan(self.config.shift * torch.tan(t * (math.pi / 2)))
@@ -108,6 +126,23 @@ class Start(nn.Module):
     def decode(self, tokens: Float[Tensor, "B N K"]) -> Float[Tensor, "B 4 G G G"]:
         cubes = tokens * self.scale @ self.basis / weights(self.config.patch).to(self.mean) + self.mean
         return joined(cubes, self.config.patch)
+
+
+class PictureEncoder(nn.Module):
+    """A picture as tokens, one for each square of it."""
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        layers, before = list[nn.Module](), 4
+        for channels in ENCODER:
+            layers += [nn.Conv2d(before, channels, 4, stride=2, padding=1), nn.SiLU()]
+            before = channels
+        self.look = nn.Sequential(*layers)
+        self.read = nn.Linear(before, width)
+        self.place = nn.Parameter(torch.randn(tokens, width) * 0.02)
+
+    def forward(self, picture: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B P W"]:
+        return self.read(self.look(picture).flatten(2).mT) + self.place
 
 
 class Block(nn.Module):
@@ -188,23 +223,41 @@ def sample(
     generator: torch.Generator,
     steps: int = 25,
     scale: float = 1.5,
+    picture: Float[Tensor, "4 S S"] | None = None,
 ) -> Float[Tensor, "C 4 G G G"]:
-    """Volumes of one text, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 with sigma = 0)."""
+    """Volumes of one text, and of a picture, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12).
+
+    Raises ValueError for a picture where the start takes none, or of another size than it takes.
+    """
     config, device = start.config, start.place.device
+    shown = None if picture is None else checked(picture, config).expand(count, -1, -1, -1).to(device)
     z = torch.randn(count, config.cubes, config.components, generator=generator).to(device)
-    tokens = torch.cat([told.tokens.expand(count, -1, -1) for told in (text, nothing)]).to(device)
-    summary = torch.cat([told.mean.expand(count, -1) for told in (text, nothing)]).to(device)
+    told, untold = (
+        (each.tokens.expand(count, -1, -1).to(device), each.mean.expand(count, -1).to(device))
+        for each in (text, nothing)
+    )
     times = torch.linspace(FIRST, LAST, steps + 1, device=device)[:, None]
     for now, then in pairwise(times):
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = start(torch.cat([z, z]), now.expand(2 * count), tokens, summary).float()
-        positive, null = predicted.chunk(2)
+            positive = start(z, now.expand(count), *told, shown).float()
+            null = start(z, now.expand(count), *untold).float()
         clean = null + scale * (positive - null)
         alpha, sigma = start.alpha_sigma(now)
         noise = (z - alpha * clean) / sigma
         alpha, sigma = start.alpha_sigma(then)
         z = alpha * clean + sigma * noise
     return start.decode(clean)
+
+
+def checked(picture: Float[Tensor, "4 S S"], config: StartConfig) -> Float[Tensor, "4 S S"]:
+    """The picture, if the start takes such."""
+    if not config.picture:
+        raise ValueError("this start was trained without pictures; leave the picture out, or train the start again")
+    if picture.shape != (4, config.picture, config.picture):
+        raise ValueError(
+            f"the picture is {tuple(picture.shape)}; this start takes 4 x {config.picture} x {config.picture}"
+        )
+    return picture
 
 
 def medoid(volumes: Float[Tensor, "C 4 G G G"]) -> int:
@@ -223,3 +276,16 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Start:
     with readable(model):
         start.load_state_dict(load_file(model))
     return start.eval().requires_grad_(False).to(device)
+
+
+def untaught(prompt: str, folder: Path) -> list[str]:
+    """The words of a prompt that the start in this folder was never told; none where it does not say what it was told.
+
+    Raises UnreadablePrior for a list that cannot be read.
+    """
+    path = folder / "start" / "words.txt"
+    if not path.exists():
+        return []
+    with readable(path):
+        known = set(path.read_text(encoding="utf-8").split())
+    return [word for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", normalized(prompt)) if word not in known]

@@ -92,10 +92,51 @@ def test_network_sees_volume_text_and_time():
         assert ((other - said).abs().amax(-1) > 1e-4).all()
 
 
+def test_a_picture_is_seen_and_changes_nothing_where_there_is_none():
+    """Every corner of the picture reaches every token; a start that can see answers without one as if it could not."""
+    seeing = tiny(StartConfig(**(vars(TINY) | {"picture": 32})))
+    blind = tiny()
+    blind.load_state_dict({name: value for name, value in seeing.state_dict().items() if "picture" not in name})
+    z, t, text = torch.randn(2, 8, 256, generator=seeded(3)), torch.tensor([0.3, 0.6]), told(4, 2)
+    assert torch.equal(seeing(z, t, text.tokens, text.mean), blind(z, t, text.tokens, text.mean))
+    picture = torch.rand(2, 4, 32, 32, generator=seeded(5))
+    said = seeing(z, t, text.tokens, text.mean, picture)
+    assert said.shape == z.shape
+    for row in (0, -1):
+        for column in (0, -1):
+            other = picture.clone()
+            other[:, :, row, column] += 3
+            assert ((seeing(z, t, text.tokens, text.mean, other) - said).abs().amax(-1) > 1e-6).all()
+
+
+def test_only_what_is_wanted_is_shown_the_picture():
+    """Guidance leads away from what the network says without text and without picture."""
+
+    class Counts(Start):
+        def forward(self, z_t, t, text, summary, picture=None):
+            seen.append(picture is not None)
+            return torch.full_like(z_t, 3.0 if picture is not None else 1.0)
+
+    seen, network = [], tiny(StartConfig(**(vars(TINY) | {"picture": 32})))
+    network.__class__ = Counts
+    found = sample(network, told(4), told(9), 2, seeded(), steps=3, scale=1.5, picture=torch.zeros(4, 32, 32))
+    assert seen == [True, False] * 3
+    torch.testing.assert_close(found, network.decode(torch.full((2, 8, 256), 4.0)))
+
+
+def test_a_picture_that_is_not_understood_is_refused():
+    for config, picture, said in (
+        (TINY, torch.zeros(4, 32, 32), "trained without pictures"),
+        (StartConfig(**(vars(TINY) | {"picture": 32})), torch.zeros(4, 16, 16), r"\(4, 16, 16\); .* 4 x 32 x 32"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            sample(tiny(config), told(4), told(9), 1, seeded(), steps=1, picture=picture)
+
+
 class Knows(Start):
     """Answers with what the text's first number says, whatever it sees."""
 
-    def forward(self, z_t, t, text, summary):
+    def forward(self, z_t, t, text, summary, picture=None):
         return summary[:, :1, None].expand(z_t.shape)
 
 
@@ -113,7 +154,7 @@ def test_sampling_a_known_answer_with_guidance():
 class Believes(Start):
     """The posterior mean where every number of a clean token is normal, with mean 2 and deviation 0.5."""
 
-    def forward(self, z_t, t, text, summary):
+    def forward(self, z_t, t, text, summary, picture=None):
         alpha, sigma = (a[:, None, None] for a in self.alpha_sigma(t))
         return 2 + alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * (z_t - alpha * 2)
 
@@ -171,3 +212,13 @@ def test_a_folder_without_a_sound_start_is_named(tmp_path):
     assert loaded.config == TINY
     for name, value in load_file(tmp_path / "start" / "model.safetensors").items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_words_that_a_start_was_never_told(tmp_path):
+    (tmp_path / "start").mkdir()
+    assert start.untaught("a purple dragon", tmp_path) == []  # what it was told is not known
+    (tmp_path / "start" / "words.txt").write_text("a\npurple\nt-shaped\nsign\n")
+    assert start.untaught("A purple t-shaped sign, a Dragon's 2nd dragon", tmp_path) == ["dragon's", "2nd", "dragon"]
+    (tmp_path / "start" / "words.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UnreadablePrior, match=r"words\.txt"):
+        start.untaught("a dragon", tmp_path)

@@ -482,7 +482,7 @@ def test_a_source_that_cannot_be_used(assets, settings, finished, tmp_path):
     (short / "SHA256SUMS").unlink()
     told = json.loads((short / "start" / "config.json").read_text()) | {"text_tokens": 8}
     start = starts.Start(StartConfig(**told))
-    parts.start_training.write(short, start)
+    parts.start_training.write(short, start, [])
     cases[
         "cannot continue '.*': its start reads 8 tokens of 128 numbers, and the prior writes 16 of 128; choose .*"
     ] = short

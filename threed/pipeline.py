@@ -9,6 +9,7 @@ import torch
 from threed import pictures
 from threed.distill.embedded import Embedded, located
 from threed.distill.prior import Prior
+from threed.distill.start import untaught
 from threed.errors import Failure
 from threed.exporters import export, place
 from threed.exporters.bake import bake
@@ -34,6 +35,8 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
     """
     recipe = request.recipe
     with run.log.stage("start"):
+        if recipe.start == "volume":
+            warn(request, run)
         start = begin(recipe.start, request.prompt, request.seed, located(request.prior))
     volume: Volume
     if recipe.coarse:
@@ -48,6 +51,15 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
         placed = deliver(asset, request, run)
     run.write("report.json", (json.dumps(report(asset, placed, volume, run), indent=2) + "\n").encode())
     return placed
+
+
+def warn(request: Request, run: Run) -> None:
+    """Say so when the prompt is far from what the start knows."""
+    if words := untaught(request.prompt, located(request.prior)):
+        run.log.note(
+            f"the start was never told of {', '.join(map(repr, words))}, and its guess may be far off; "
+            "other words may help, or --recipe dreamfusion, which begins with a sphere and asks the views alone"
+        )
 
 
 def optimised(start: VoxelField | None, stage: Stage, request: Request, run: Run, prior: Prior | None) -> NeRF:

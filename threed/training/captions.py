@@ -305,6 +305,12 @@ def vary(caption: str, rng: np.random.Generator) -> str:
     return varied if len(_words(varied)) <= MOST_WORDS else caption
 
 
+def spoken(captions: Iterable[str], rng: np.random.Generator, times: int = 8) -> frozenset[str]:
+    """The words of these captions, and of what `vary` makes of them."""
+    texts = (text for caption in captions for text in (caption, *(vary(caption, rng) for _ in range(times))))
+    return frozenset(word for text in texts for word in _words(text) if word[0].isalnum())
+
+
 def paraphrases(caption: str) -> tuple[str, ...]:
     """What the caption could have said, for evaluation: `vary` says none of these. Empty where nothing fits."""
     phrase = parse(caption)

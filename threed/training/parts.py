@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from rich.console import Console
 from torch import nn
 
@@ -23,8 +24,10 @@ from threed.log import Log
 from threed.training import start as start_training
 from threed.training import views, views_cache, volumes
 from threed.training.cache import FEWEST
+from threed.training.captions import spoken
 from threed.training.collection import Item, gather, held_out
 from threed.training.loop import Loss
+from threed.training.pairs import Pairs
 from threed.training.settings import Settings
 from threed.training.start import StartLoss, Versions
 from threed.training.views_cache import Cache
@@ -122,21 +125,26 @@ class Trainee:
 
 def start(job: Job) -> Trainee:
     """The diffusion over volumes."""
-    config = start_config(job.prior, job.settings)
+    config, settings = start_config(job.prior, job.settings), job.settings
     train, held = job.assets(volumes.build, "volumes", Lattice(config.resolution))
+    seen, seen_held = job.assets(views_cache.build, "views", shots(job.prior, settings))
     network, versions = prepared(job, config, train)
-    others = start_training.prepare(network, held, held.captions, job.encode, job.settings.start.seed) if held else None
-    device = job.settings.device
+    pairs, loss_held_out = Pairs.of(job.data.train, train, seen).to(settings.device), None
+    if held and seen_held:
+        others = start_training.prepare(network, held, held.captions, job.encode, settings.start.seed)
+        left = Pairs.of(job.data.held_out, held, seen_held)
+        loss_held_out = StartLoss(others.to(settings.device), left.to(settings.device))
 
     def save(trained: nn.Module, steps: int) -> None:
         del steps  # nobody asks a start for them
         assert isinstance(trained, Start)
-        start_training.write(job.work, trained)
+        words = spoken((item.caption for item in job.data.train), np.random.default_rng(settings.start.seed))
+        start_training.write(job.work, trained, words)
 
     return Trainee(
-        network=network.to(device),
-        loss=StartLoss(versions.to(device)),
-        held_out=StartLoss(others.to(device)) if others else None,
+        network=network.to(settings.device),
+        loss=StartLoss(versions.to(settings.device), pairs),
+        held_out=loss_held_out,
         sheet=partial(
             start_training.sheet, texts=job.encode(job.data.prompts(VOLUME_PROMPTS)), nothing=job.encode([""])
         ),
@@ -150,14 +158,14 @@ def start_config(prior: Embedded, settings: Settings) -> StartConfig:
     """The shape of the start. Raises ValueError for one to go on with that does not understand its prior's texts."""
     tokens, features = prior.conventions.text_tokens, prior.text_encoder.config.hidden_size
     if not continues_start(settings):
-        return replace(settings.config, text_tokens=tokens, text_features=features)
+        return replace(settings.config, text_tokens=tokens, text_features=features, picture=prior.image_size)
     config = starts.load(settings.source).config
     if (config.text_tokens, config.text_features) != (tokens, features):
         raise ValueError(
             f"its start reads {config.text_tokens} tokens of {config.text_features} numbers, and the prior writes "
             f"{tokens} of {features}; choose another --from"
         )
-    return config
+    return replace(config, picture=config.picture or prior.image_size)
 
 
 def continues_start(settings: Settings) -> bool:
@@ -176,7 +184,7 @@ def prepared(job: Job, config: StartConfig, train: Volumes) -> tuple[Start, Vers
         return network, Versions(found["tokens"], found["wording"], texts, nothing, found["caption"])
     with job.log(job.work).stage("prepare", len(train)) as log:
         if continues_start(job.settings):
-            network = starts.load(job.settings.source).requires_grad_(True)
+            network = start_training.continued(job.settings.source, config, seed)
         else:
             network = start_training.fresh(config, train, seed)
         tell = partial(log, losses={})

@@ -13,7 +13,7 @@ from threed.training.views_cache import Shots
 PARTS = ("start", "views")  # what a prior consists of, in the order in which they are trained
 SHARES = {"start": 0.45, "views": 0.55}  # of the minutes that all parts have together
 WARMUP = 200  # steps, or a fifth of all
-GENTLE = 0.25  # share of the learning rate that weights are trained on with
+GENTLE = 0.5  # share of the learning rate that weights are trained on with
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,27 @@
 """The start's part of a training: a basis for the cubes of its volumes, and the loss of its diffusion.
 
-Every asset is prepared in several versions, as it came and in other colours with captions to match, each mirrored too
-and under several wordings, so that a step only draws and adds noise.
+Every asset is prepared in several versions, as it came and in other colours with captions to match, each under several
+wordings, so that a step only draws and adds noise. A share of every batch is shown pictures instead (`pairs`).
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int
+from jaxtyping import Bool, Float, Float16, Int
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from threed import disk
 from threed.distill.conditions import Text
-from threed.distill.start import Start, StartConfig, cut, sample, volume_of, voxels_of, weights
+from threed.distill.start import Start, StartConfig, cut, load, sample, volume_of, voxels_of, weights
 from threed.pictures import png
 from threed.pictures import sheet as paper
 from threed.renderers import surface
@@ -31,6 +31,7 @@ from threed.renderers.read import normalised
 from threed.renderers.voxels import Voxels
 from threed.train import seeded
 from threed.training.captions import vary
+from threed.training.pairs import Pairs
 from threed.training.recolour import draw
 
 BASIS_CUBES = 40_000  # that the basis is made from
@@ -39,9 +40,9 @@ NEAR = 1.0  # voxels; so near to the surface a colour is one of the surface's ow
 
 @dataclass(frozen=True)
 class Versions:
-    """A assets in V versions, each as it is and mirrored left to right, under W wordings out of S texts."""
+    """A assets in V versions under W wordings out of S texts."""
 
-    tokens: Float16[Tensor, "A V 2 N K"]
+    tokens: Float16[Tensor, "A V N K"]
     wording: Int[Tensor, "A V W"]
     texts: Text
     nothing: Text  # the empty caption's
@@ -60,42 +61,75 @@ class StartLoss:
     """Mean squared error of the clean tokens; timesteps spread evenly over (0, 1)."""
 
     versions: Versions
+    pairs: Pairs | None = None
     recoloured: float = 0.4  # share of samples in other colours than their own
     reworded: float = 0.5  # share of samples under other words than their own
     untold: float = 0.1  # share of samples without a text, for guidance
+    shown: float = 0.3  # share of samples with a picture, where there are pairs
+    unsaid: float = 0.5  # share of these without a text
 
     def __call__(self, network: Any, samples: int, generator: torch.Generator) -> Float[Tensor, ""]:
         """`network` is a Start, or what PyTorch compiled of one."""
-        clean, text = self.drawn(samples, generator)
+        shown = int(self.shown * samples) if self.pairs else 0
+        errors = [self.error(network, *self.drawn(samples - shown, generator), None, generator)]
+        if shown:
+            errors.append(self.error(network, *self.pictured(network, shown, generator), generator))
+        return torch.cat(errors).mean()
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=clean.device)
-
-        t = ((uniform(1) + torch.arange(samples, device=clean.device) / samples) % 1).clamp(1e-3, 1 - 1e-3)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    def error(
+        self,
+        network: Any,
+        clean: Float[Tensor, "B N K"],
+        text: Text,
+        picture: Float[Tensor, "B 4 H W"] | None,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "B"]:
+        """Of what the network makes of every sample at a time of its own."""
+        count, device = len(clean), clean.device
+        first = torch.rand(1, generator=generator, device=device)
+        t = ((first + torch.arange(count, device=device) / count) % 1).clamp(1e-3, 1 - 1e-3)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         alpha, sigma = (a[:, None, None] for a in network.alpha_sigma(t))
-        predicted: Tensor = network(alpha * clean + sigma * noise, t, text.tokens, text.mean)
-        return (predicted.float() - clean).square().mean()
+        predicted: Tensor = network(alpha * clean + sigma * noise, t, text.tokens, text.mean, picture)
+        return (predicted.float() - clean).square().mean(dim=(1, 2))
+
+    def pictured(
+        self, network: Any, samples: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B N K"], Text, Float[Tensor, "B 4 H W"]]:
+        """Clean tokens in the frame of a picture, what they are called, and the picture."""
+        assert self.pairs
+        with torch.no_grad(), torch.autocast(generator.device.type, enabled=False):
+            asset, volume, picture = self.pairs.drawn(samples, generator)
+            clean = network.encode(volume)
+        return clean, self.said(asset, torch.zeros_like(asset), self.unsaid, generator), picture
 
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Float[Tensor, "B N K"], Text]:
         """Clean tokens and what they are called."""
         versions = self.versions
-        assets, others, words = versions.wording.shape
+        assets, others, _ = versions.wording.shape
         device = versions.tokens.device
 
         def integers(most: int) -> Tensor:
             return torch.randint(most, (samples,), generator=generator, device=device)
 
-        def chance(share: float) -> Tensor:
-            return torch.rand(samples, generator=generator, device=device) < share
+        asset, other = integers(assets), 1 + integers(max(others - 1, 1))
+        version = torch.where(chance(self.recoloured, samples, generator), other, 0) % others
+        return versions.tokens[asset, version].float(), self.said(asset, version, self.untold, generator)
 
-        asset = integers(assets)
-        version = torch.where(chance(self.recoloured), 1 + integers(max(others - 1, 1)), 0) % others
-        word = torch.where(chance(self.reworded), integers(words), 0)
-        row, untold = versions.wording[asset, version, word], chance(self.untold)
-        tokens = torch.where(untold[:, None, None], versions.nothing.tokens, versions.texts.tokens[row])
-        mean = torch.where(untold[:, None], versions.nothing.mean, versions.texts.mean[row])
-        return versions.tokens[asset, version, integers(2)].float(), Text(tokens, mean)
+    def said(
+        self, asset: Int[Tensor, "B"], version: Int[Tensor, "B"], untold: float, generator: torch.Generator
+    ) -> Text:
+        """A wording of each version, or nothing."""
+        versions, samples = self.versions, len(asset)
+        some = torch.randint(versions.wording.shape[2], (samples,), generator=generator, device=generator.device)
+        word = torch.where(chance(self.reworded, samples, generator), some, 0)
+        row, nothing = versions.wording[asset, version, word], chance(untold, samples, generator)
+        tokens = torch.where(nothing[:, None, None], versions.nothing.tokens, versions.texts.tokens[row])
+        return Text(tokens, torch.where(nothing[:, None], versions.nothing.mean, versions.texts.mean[row]))
+
+
+def chance(share: float, samples: int, generator: torch.Generator) -> Bool[Tensor, "B"]:
+    return torch.rand(samples, generator=generator, device=generator.device) < share
 
 
 def fresh(config: StartConfig, volumes: Sequence[Voxels], seed: int) -> Start:
@@ -110,6 +144,18 @@ def fresh(config: StartConfig, volumes: Sequence[Voxels], seed: int) -> Start:
     _, vectors = torch.linalg.eigh(cubes.T @ cubes / len(cubes))
     start.basis.copy_(vectors[:, -config.components :].flip(1).T)
     start.scale.copy_((cubes @ start.basis.T).std())
+    return start
+
+
+def continued(folder: Path, config: StartConfig, seed: int) -> Start:
+    """The network of a prior's folder, to be trained on; what it does not have of `config` yet is untrained.
+
+    Raises UnreadablePrior.
+    """
+    known = load(folder)
+    torch.manual_seed(seed)
+    start = Start(config)
+    start.load_state_dict(start.state_dict() | known.state_dict())
     return start
 
 
@@ -132,8 +178,7 @@ def prepare(
     for number, (voxels, own) in enumerate(zip(volumes, captions, strict=True)):
         random = np.random.default_rng((seed, number))
         looks = [(str(random.choice(own)), voxels), *repainted(voxels, own, others, random)]
-        both = torch.stack([volume_of(look) for _, look in looks])
-        tokens.append(torch.stack([start.encode(both), start.encode(both.flip(2))], dim=1).half())
+        tokens.append(start.encode(torch.stack([volume_of(look) for _, look in looks])).half())
         told.append(tuple(caption for caption, _ in looks))
         for caption in told[-1]:
             wording = [caption, *(vary(caption, random) for _ in range(wordings - 1))]
@@ -194,9 +239,10 @@ def drawn(voxels: Voxels, size: int) -> Float[Tensor, "H W 3"]:
     return surface.render(asset, orbit(8)[1:2], size, size, smooth=True).over(torch.ones(3))[0]
 
 
-def write(folder: Path, start: Start) -> None:
-    """Put it into a prior's folder, in bfloat16. Raises OSError."""
+def write(folder: Path, start: Start, words: Iterable[str]) -> None:
+    """Put it into a prior's folder, in bfloat16, with the words that it was taught. Raises OSError."""
     (folder / "start").mkdir(parents=True, exist_ok=True)
     kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in start.state_dict().items()}
     disk.write(folder / "start" / "config.json", (json.dumps(asdict(start.config), indent=1) + "\n").encode())
+    disk.write(folder / "start" / "words.txt", "".join(f"{word}\n" for word in sorted(set(words))).encode())
     disk.write(folder / "start" / "model.safetensors", save(kept, {"format": "pt"}))

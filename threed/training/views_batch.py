@@ -178,11 +178,9 @@ def referred(
     having = np.flatnonzero(planned.reference >= 0)
     albedo, normal, alpha = look(cache, planned.asset[having], planned.reference[having], device)
     albedo = recoloured(albedo, alpha, planned.recolourings, having)
-    shaded = albedo * lit(normal, *lamps(len(having), 1.0, 0.35, generator))
     reference = albedo.new_zeros(groups, REFERENCE_CHANNELS, *albedo.shape[2:])
     if len(having):
-        rgb, mask = photographed(torch.cat([shaded, alpha], dim=1), generator).split([3, 1], dim=1)
-        reference[moved(having, device)] = torch.cat([2 * rgb - mask, mask], dim=1)
+        reference[moved(having, device)] = photographs(albedo, normal, alpha, generator)
     seen = cameras(cache, planned.asset, planned.reference.clip(0), device)
     misjudged = MISJUDGED * torch.randn(groups, generator=generator, device=device)
     return reference, (seen.azimuth, seen.elevation + misjudged, moved(planned.reference >= 0, device).float())
@@ -242,6 +240,18 @@ def recoloured(
         colour = (albedo[start:end] / cover.clamp(min=1 / 255)).movedim(1, -1)
         albedo[start:end] = recolourings[index](colour).movedim(-1, 1) * cover
     return albedo
+
+
+def photographs(
+    albedo: Float[Tensor, "N 3 H W"],
+    normal: Float[Tensor, "N 3 H W"],
+    alpha: Float[Tensor, "N 1 H W"],
+    generator: torch.Generator,
+) -> Float[Tensor, "N 4 H W"]:
+    """What a network is shown of photographs of these: RGB in [-1, 1] times alpha, and alpha."""
+    shaded = albedo * lit(normal, *lamps(len(albedo), 1.0, 0.35, generator))
+    rgb, mask = photographed(torch.cat([shaded, alpha], dim=1), generator).split([3, 1], dim=1)
+    return torch.cat([2 * rgb - mask, mask], dim=1)
 
 
 def photographed(

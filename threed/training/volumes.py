@@ -7,12 +7,13 @@ axes, frame and colours are those of `renderers.voxels`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, overload
 
 import numpy as np
-from jaxtyping import Int8, UInt8
+import torch
+from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor
 
 from threed.log import Log
@@ -70,6 +71,15 @@ class Volumes(Sequence[Voxels]):
 
     def __iter__(self) -> Iterator[Voxels]:
         return (self[place] for place in range(len(self)))
+
+    def tensor(self, rows: Int[Tensor, "B"]) -> Float[Tensor, "B 4 G G G"]:
+        """`distill.start.volume_of` of many."""
+        distance, colour = self.distance[rows].float() / STEPS, self.colour[rows].float() / 127.5 - 1
+        return torch.cat([distance[:, None], colour.movedim(-1, 1)], dim=1)
+
+    def to(self, device: torch.device | str) -> Volumes:
+        """The same in this device's memory."""
+        return replace(self, distance=self.distance.to(device), colour=self.colour.to(device))
 
 
 def build(
