@@ -1,55 +1,40 @@
-"""Evaluating a prior: every figure against its closed form or a twin in loops, then the whole on toy assets."""
+"""Evaluating a prior: what is asked, what a perfect and a hopeless prior score, and the whole on toy assets."""
 
 import dataclasses
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
+import tiny_assets
 import tiny_prior
 import torch
-import trimesh
 from rich.console import Console
-from scipy.linalg import sqrtm
+from tiny_assets import COLOURS, NAMES, THINGS, box
 
 from threed.distill.conditions import Text
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig, volume_of
 from threed.errors import Mistake
-from threed.exporters import glb
 from threed.log import Log
 from threed.renderers import surface
 from threed.renderers.camera import orbit
-from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.read import read
 from threed.renderers.voxels import voxelise
 from threed.run import settings
 from threed.training import evaluate as evaluation
-from threed.training import measures, recolour
+from threed.training import measures, recolour, start_figures, trials, views_figures
 from threed.training import start as start_training
 from threed.training.captions import colour_names, colour_words, paraphrases
 from threed.training.collection import Item, gather
-from threed.training.evaluate import (
-    ROWS,
-    Sizes,
-    Trial,
-    chosen,
-    evaluate,
-    painted,
-    recolouring,
-    reference,
-    rendered,
-    rounded,
-    show,
-    starts,
-    turned,
-    views,
-)
+from threed.training.evaluate import ROWS, evaluate, readable, rounded, show
 from threed.training.judge import Judge, JudgeConfig, Towers
+from threed.training.start_figures import starts
+from threed.training.trials import Sizes, Trial
+from threed.training.views_figures import recolouring, reference, rendered, turned, views
 
-NAMES = ("red", "green", "blue", "yellow")
-THINGS = ("box", "crate", "barrel", "chest")
-COLOURS = ((0.8, 0.1, 0.1), (0.1, 0.6, 0.1), (0.1, 0.2, 0.8), (0.9, 0.8, 0.2))
 SIZES = Sizes(captions=4, views=4, steps=1, fits=1, fit_steps=4, references=2, cameras=4, recolourings=4, candidates=2)
 RESOLUTION = 16
 
@@ -58,195 +43,12 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# Telling captions
+def chosen(trial, items):
+    return trials.chosen(items, trial.sizes, trial.seed, lambda words: readable(trial.prior, words), trial.log)
 
 
-def test_precision_is_the_share_of_rows_whose_best_is_their_own():
-    similarity = torch.randn(200, 10, generator=seeded())
-    relevant = torch.rand(200, 10, generator=seeded(1)) < 0.2
-    right = [relevant[i, int(similarity[i].argmax())].item() for i in range(200)]
-    assert measures.r_precision(similarity, relevant) == pytest.approx(np.mean(right), abs=1e-7)
-    own = torch.eye(10, dtype=torch.bool)
-    assert measures.r_precision(own.float(), own) == 1
-    assert measures.r_precision(-own.float(), own) == 0
-
-
-def test_a_tie_is_a_miss_and_so_is_a_picture_without_a_caption():
-    own = torch.eye(3, dtype=torch.bool)
-    assert measures.r_precision(torch.zeros(3, 3), own) == 0
-    own[0, 0] = False
-    assert measures.r_precision(torch.eye(3), own) == pytest.approx(2 / 3)
-
-
-# Distances of features
-
-
-def exactly(mean, root, count=64):
-    """Samples with exactly this mean and the covariance root @ root.T."""
-    x = torch.randn(count, len(mean), generator=seeded(), dtype=torch.float64)
-    x = x - x.mean(0)
-    white = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T).reshape(len(mean), -1))).T
-    return mean + white @ root.T
-
-
-def test_the_frechet_distance_of_gaussians_in_closed_form():
-    """On a line it is (m - n)^2 + (s - r)^2; where covariances commute, the sum of that over their axes."""
-    double = torch.float64
-    shapes = ([0.3], [[2.0]]), ([-1.0], [[0.5]])
-    line = [exactly(*(torch.tensor(x, dtype=double) for x in shape)) for shape in shapes]
-    assert measures.frechet_distance(*line) == pytest.approx(1.3**2 + 1.5**2, rel=1e-9)
-    turn, _ = torch.linalg.qr(torch.randn(5, 5, generator=seeded(), dtype=torch.float64))
-    a, b = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([3.0, 0.5, 3, 1, 0.1]).double()
-    shift = torch.randn(5, generator=seeded(2), dtype=torch.float64)
-    found = measures.frechet_distance(exactly(0 * shift, turn * a), exactly(shift, turn * b))
-    assert found == pytest.approx(((a - b).square().sum() + shift.square().sum()).item(), rel=1e-9)
-
-
-def test_the_frechet_distance_of_any_features_by_the_matrix_root():
-    a = torch.randn(50, 6, generator=seeded(), dtype=torch.float64) @ torch.randn(6, 6, generator=seeded(1)).double()
-    b = torch.randn(40, 6, generator=seeded(2), dtype=torch.float64) + 0.5
-    found = measures.frechet_distance(a, b)
-    (m, n), (c, d) = ([x.numpy().mean(0) for x in (a, b)], [np.cov(x.numpy().T) for x in (a, b)])
-    expected = ((m - n) ** 2).sum() + np.trace(c + d - 2 * sqrtm(c @ d).real)
-    assert found == pytest.approx(expected, rel=1e-9)
-    assert measures.frechet_distance(b, a) == pytest.approx(found, rel=1e-9)
-    assert measures.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
-    few = torch.randn(3, 8, generator=seeded())  # fewer than features: the covariance has no full rank
-    assert measures.frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="1 and 3 pictures have no covariance; use at least 2 of each"):
-        measures.frechet_distance(few[:1], few)
-
-
-# Pictures
-
-
-def ssim_by_loops(x, y):
-    """One channel of one picture: the formula at every pixel whose window lies inside."""
-    radius = 5
-    window = np.array([[math.exp(-(i**2 + j**2) / (2 * 1.5**2)) for i in range(-5, 6)] for j in range(-5, 6)])
-    window /= window.sum()
-    found = []
-    for row in range(radius, len(x) - radius):
-        for column in range(radius, len(x) - radius):
-            place = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
-            a, b = x[place], y[place]
-            m, n = (window * a).sum(), (window * b).sum()
-            var_a, var_b = (window * a**2).sum() - m**2, (window * b**2).sum() - n**2
-            both = (window * a * b).sum() - m * n
-            c1, c2 = 0.01**2, 0.03**2
-            found.append((2 * m * n + c1) * (2 * both + c2) / ((m**2 + n**2 + c1) * (var_a + var_b + c2)))
-    return np.mean(found)
-
-
-def test_ssim_is_wangs():
-    a, b = (torch.rand(2, 16, 16, 3, generator=seeded(seed)) for seed in (0, 1))
-    expected = np.mean([ssim_by_loops(a[i, ..., c].numpy(), b[i, ..., c].numpy()) for i in range(2) for c in range(3)])
-    assert measures.ssim(a, b) == pytest.approx(expected, abs=1e-5)
-    assert measures.ssim(a, a) == pytest.approx(1, abs=1e-6)
-
-
-def test_psnr_is_that_of_the_mean_squared_error():
-    a = torch.rand(2, 8, 8, 3, generator=seeded()) / 2
-    assert measures.psnr(a, a + 0.1) == pytest.approx(20, abs=1e-3)
-    half = a.clone()
-    half[0] += 0.1
-    assert measures.psnr(a, half) == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
-    assert measures.psnr(a, a) == math.inf
-
-
-def box(extents=(1.0, 1.0, 1.0), colour=(0.8, 0.1, 0.1)):
-    shape = trimesh.creation.box(extents)
-    mesh = Mesh(torch.tensor(np.array(shape.vertices)).float(), torch.tensor(np.array(shape.faces)))
-    mesh = mesh.with_vertices(mesh.vertices / mesh.vertices.norm(dim=1).max())
-    picture = torch.tensor(colour).expand(4, 4, 3)
-    return Asset("box", mesh, torch.full((1, 2), 0.5), torch.zeros_like(mesh.faces), Material(picture))
-
-
-def test_normals_show_where_the_object_is_even_a_white_one():
-    pictures = rendered(box(colour=(1.0, 1.0, 1.0)), orbit(4), 64)
-    alpha = surface.render(box(), orbit(4), 64, 64, 3).alpha
-    mask = measures.mask_of_normals(pictures[2])
-    assert (mask[alpha == 1] == 1).all()
-    assert (mask[alpha == 0] == 0).all()
-    assert set(mask.unique().tolist()) == {0, 1}
-
-
-def test_one_solid_explains_true_views_better_than_those_of_several():
-    cameras = orbit(4)
-    looks = [rendered(box(*look), cameras, 24)[0] for look in (((1, 1, 1),), ((0.3, 1, 0.3), COLOURS[2]))]
-    mixed = torch.stack([looks[view % 2][view] for view in range(4)])
-    found, nerf = measures.consistency(looks[0], cameras, seeded(), steps=45)
-    worse, _ = measures.consistency(mixed, cameras, seeded(), steps=45)
-    assert found > worse + 4
-    with torch.no_grad():
-        shown = nerf.render(cameras, 24).over(torch.ones(3))
-    assert measures.psnr(shown, looks[0]) == found
-    assert measures.consistency(looks[0], cameras, seeded(), steps=3)[0] < found
-
-
-# Volumes
-
-
-def test_volumes_against_counting():
-    a, b = (torch.rand(5, 6, 7, generator=seeded(seed)) < 0.4 for seed in (0, 1))
-    both = sum(x and y for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
-    either = sum(x or y for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
-    cube = [torch.nn.functional.pad(x, (0, 0, 0, 1, 0, 2)) for x in (a, b)]
-    assert measures.volume_iou(*cube) == pytest.approx(both / either)
-    assert measures.volume_iou(cube[0], cube[0]) == 1
-    assert measures.volume_iou(cube[0], torch.zeros_like(cube[0])) == 0
-    assert measures.volume_iou(*[torch.zeros_like(cube[0])] * 2) == 1
-
-
-def test_colours_are_compared_in_oklab():
-    black, white = torch.zeros(4, 3), torch.ones(4, 3)
-    assert measures.colour_error(black, white) == pytest.approx(1, abs=1e-4)
-    assert measures.colour_error(white, white) == 0
-    assert math.isnan(measures.colour_error(black[:0], white[:0]))
-
-
-def test_a_volume_is_whole_when_nearly_all_of_it_hangs_together():
-    volume = torch.zeros(8, 8, 8, dtype=torch.bool)
-    assert not measures.is_whole(volume)
-    volume[:3, :3, :2] = True  # 18 voxels
-    assert measures.is_whole(volume)
-    volume[3, 3, 2] = True  # touches a corner
-    assert measures.is_whole(volume)
-    volume[6, 6, 6] = volume[6, 6, 7] = True  # 2 of 21
-    assert measures.is_whole(volume)
-    volume[7, 7, 5] = True  # 3 of 22
-    assert volume.sum() == 22
-    assert not measures.is_whole(volume)
-
-
-def turned_by(name, degrees, light=1.0):
-    """The colour of a name, its hue turned."""
-    lab = recolour.oklab_from_srgb(torch.tensor(recolour.colour_of(name)))
-    angle = math.radians(degrees)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return recolour.srgb_from_oklab(torch.cat([lab[:1] * light, 0.6 * light * turn @ lab[1:]]))
-
-
-@pytest.mark.parametrize("name", sorted(recolour.NAMED))
-def test_a_colour_shows_its_name_and_no_other_hue(name):
-    assert measures.shows(torch.tensor(recolour.colour_of(name)), name)
-    if name in ("white", "grey", "black"):
-        assert [other for other in recolour.NAMED if measures.shows(torch.tensor(recolour.colour_of(other)), name)] == [
-            name
-        ]
-        return
-    for light in (0.8, 1.0):
-        assert measures.shows(turned_by(name, 27, light), name)
-        assert measures.shows(turned_by(name, -27, light), name)
-        assert not measures.shows(turned_by(name, 33, light), name)
-        assert not measures.shows(turned_by(name, -33, light), name)
-        assert not measures.shows(turned_by(name, 180, light), name)
-    assert not measures.shows(torch.full((3,), 0.5), name)  # grey has no hue
-
-
-def test_a_mean_is_of_numbers():
-    assert measures.mean([1.0, math.nan, 2.0]) == 1.5
-    assert math.isnan(measures.mean([math.nan]))
+def painted(trial, items, known=()):
+    return trials.painted(items, trial.sizes, trial.seed, lambda words: readable(trial.prior, words), trial.log, known)
 
 
 # The whole
@@ -276,13 +78,7 @@ def by_colour(captions):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Five assets under four captions, each of a colour of its own."""
-    folder, lines = tmp_path_factory.mktemp("assets"), []
-    for index in range(5):
-        thing = index % 4
-        glb.write(box((1, 0.5 + 0.2 * index, 0.7), COLOURS[thing]), folder / f"{index}.glb")
-        lines.append(json.dumps({"path": f"{index}.glb", "caption": f"a small {NAMES[thing]} {THINGS[thing]}"}))
-    (folder / "captions.jsonl").write_text("\n".join(lines))
-    return folder
+    return tiny_assets.write(tmp_path_factory.mktemp("assets"), 5).parent
 
 
 @pytest.fixture(scope="module")
@@ -297,11 +93,11 @@ def prior_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prior")
     tiny_prior.write(folder)
     torch.manual_seed(1)
-    start = Start(StartConfig(resolution=RESOLUTION, patch=8, components=16, width=64, layers=1))
+    start = Start(StartConfig(resolution=RESOLUTION, patch=8, components=16, width=64, layers=1, picture=16))
     start.basis.copy_(torch.linalg.qr(torch.randn(2048, 16))[0].T)
     start.mean[:512] = -0.1
     torch.nn.init.normal_(start.write.weight, std=0.05)
-    start_training.write(folder, start)
+    start_training.write(folder, start, THINGS)
     return folder
 
 
@@ -315,28 +111,55 @@ def trial(prior_folder, judge, tmp_path):
     return Trial(Embedded.load(prior_folder, dtype=torch.float32), judge, SIZES, 0, Log(tmp_path), torch.device("cpu"))
 
 
-def test_every_figure_is_there_and_the_same_every_time(prior_folder, folder, judge, tmp_path):
-    asked = prior_folder, folder, folder / "captions.jsonl", judge
-    found, again = (evaluate(*asked, Log(tmp_path / name), SIZES) for name in "ab" if not (tmp_path / name).mkdir())
+def test_every_figure_is_there_and_the_same_every_time(trial, items, prior_folder, tmp_path):
+    volumes, prompts, paintings = start_figures.start.load(prior_folder), chosen(trial, items), painted(trial, items)
+    found, again = (evaluate(trial, volumes, prompts, paintings) for _ in range(2))
     flat, twin = settings(found), settings(again)
     for name in ROWS:
-        assert isinstance(flat[name], float), name
+        assert isinstance(flat[name], float | int), name
         if "seconds" not in name:
             assert twin[name] == flat[name], name
+    assert [flat[name] for name in ("prompts", "reference.assets", "recolouring.prompts")] == [4, 2, 4]
     assert found["views"]["r_precision"]["renders"] == 1
     assert found["views"]["feature_distance"]["samples"] > found["views"]["feature_distance"]["other_views"]
     assert found["views"]["consistency_psnr"]["renders"] > found["views"]["consistency_psnr"]["samples"]
     assert found["start"]["assets"]["broken"] == 0
     assert found["views"]["paraphrases"] == 4
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    stages = [json.loads(line)["stage"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
-    assert {*stages} == {"views", "solids", "reference", "recolouring", "voxels", "start"}
+    stages = [json.loads(line)["stage"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {*stages} == {"views", "solids", "reference", "recolouring", "voxels", "start", "start from pictures"}
+
+
+def test_priors_are_asked_the_same_and_no_colour_that_is_known(prior_folder, items, judge, tmp_path, monkeypatch):
+    """Even one that reads less than the other."""
+    tiny_prior.write(tmp_path / "short", text_tokens=8)
+    asked, console = [], Console(quiet=True)
+    monkeypatch.setattr(evaluation, "judged", lambda folder, size, learn, _: (judge, {"said": (folder, size, learn)}))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *arguments: asked.append(arguments) or {"number": len(asked)})
+    names = (str(prior_folder), str(tmp_path / "short"))
+    found = evaluation.compare(names, items, tmp_path, None, console, SIZES, 3)
+    assert [table["prior"] for table in found["priors"]] == [prior_folder.name, "short"]
+    assert [table["number"] for table in found["priors"]] == [1, 2]
+    assert found["judge"] == {"said": (tmp_path, 16, None)}
+    (trial, volumes, prompts, paintings), (other, none, *same) = asked
+    assert same == [prompts, paintings]
+    assert volumes.config.resolution == RESOLUTION
+    assert none is None
+    assert (trial.sizes, trial.seed, trial.judge) == (SIZES, 3, judge)
+    assert len(prompts) == len(paintings) == 4
+    assert all(readable(other.prior, words) for p in prompts for words in (p.caption, p.paraphrase) if words)
+    alone = evaluation.compare(names[:1], items, tmp_path, None, console, SIZES, 3)
+    assert len(alone["priors"]) == 1
+    assert not all(readable(other.prior, p.paraphrase) for p in asked[-1][2])
+    everything = [p.said(name) for p in paintings for name in recolour.NAMES]
+    evaluation.compare(names, items, tmp_path, None, console, SIZES, 3, everything)
+    assert asked[-1][3] == ()
 
 
 def test_a_prior_that_draws_the_truth_is_perfect(trial, items, monkeypatch):
     prompts = chosen(trial, items)
     truths = {words: p.asset for p in prompts for words in (p.caption, p.paraphrase)}
-    monkeypatch.setattr(evaluation, "drawn", lambda trial, words, _: rendered(truths[words], orbit(4), 16))
+    monkeypatch.setattr(views_figures, "drawn", lambda trial, words, _: rendered(truths[words], orbit(4), 16))
     found = views(trial, prompts)
     assert set(found["r_precision"].values()) == {1.0}
     assert found["feature_distance"]["samples"] == pytest.approx(0, abs=1e-9)
@@ -344,7 +167,7 @@ def test_a_prior_that_draws_the_truth_is_perfect(trial, items, monkeypatch):
     assert found["consistency_psnr"]["samples"] == found["consistency_psnr"]["renders"]
     # One that draws its neighbour is never right.
     wrong = {words: prompts[i - 1].asset for i, p in enumerate(prompts) for words in (p.caption, p.paraphrase)}
-    monkeypatch.setattr(evaluation, "drawn", lambda trial, words, _: rendered(wrong[words], orbit(4), 16))
+    monkeypatch.setattr(views_figures, "drawn", lambda trial, words, _: rendered(wrong[words], orbit(4), 16))
     assert views(trial, prompts)["r_precision"] == {"captions": 0, "paraphrases": 0, "renders": 1}
 
 
@@ -372,9 +195,9 @@ def test_files_that_cannot_be_read_are_told_of_and_left_out(trial, items, tmp_pa
     prompts = chosen(trial, both)
     assert len(prompts) == 4
     assert "broken.glb" in (tmp_path / "log.txt").read_text()
-    solids = evaluation.solids(trial, prompts, RESOLUTION)
+    solids = start_figures.solids(trial, prompts, RESOLUTION)
     assert sorted(map(len, solids)) == [1, 1, 1, 2]
-    with pytest.raises(Mistake, match="1 captions have an asset that can be drawn; an evaluation needs at least 2"):
+    with pytest.raises(Mistake, match=r"1 of 2 captions are short enough, .*; an evaluation needs at least 2"):
         chosen(trial, [items[0], Item(broken, "a heap", "broken.glb")])
 
 
@@ -382,17 +205,15 @@ def test_files_that_cannot_be_read_are_told_of_and_left_out(trial, items, tmp_pa
 
 
 def by_hand(truth, guess):
-    """PSNR of all views together, SSIM and IoU as means over views, in loops."""
+    """PSNR of all views together and IoU as a mean over views, in loops."""
     error = np.mean(
         [(x - y) ** 2 for x, y in zip(guess[0].flatten().tolist(), truth[0].flatten().tolist(), strict=True)]
     )
-    every = [(v, c) for v in range(len(truth[0])) for c in range(3)]
-    ssim = np.mean([ssim_by_loops(guess[0][v, ..., c].numpy(), truth[0][v, ..., c].numpy()) for v, c in every])
     ious = []
     for v in range(len(truth[0])):
         a, b = (x[1][v].flatten() > 0.5 for x in (guess, truth))
         ious.append(int((a & b).sum()) / int((a | b).sum()))
-    return -10 * math.log10(error), ssim, np.mean(ious)
+    return -10 * math.log10(error), measures.ssim(guess[0], truth[0]), np.mean(ious)
 
 
 def test_the_baselines_are_those_of_loops(trial, items, monkeypatch):
@@ -409,7 +230,7 @@ def test_the_baselines_are_those_of_loops(trial, items, monkeypatch):
         number = len(references) - 1
         return truths[number][0] + 0.01, rendered(prompts[number].asset, cameras, 16)[2]
 
-    monkeypatch.setattr(evaluation, "turned", perfect)
+    monkeypatch.setattr(views_figures, "turned", perfect)
     found = reference(trial, prompts)
     assert all(0 <= azimuth <= math.pi / 4 for azimuth, _ in turns)
     assert len({azimuth for azimuth, _ in turns}) == 3
@@ -444,7 +265,7 @@ def test_the_network_is_told_what_was_seen_from_where(trial, monkeypatch):
         turn = torch.atan2(condition.labels[:, 14], condition.labels[:, 18])  # sin and cos of azimuth - 0.4
         return torch.stack([turn / 4, kind / 4, 0 * turn], dim=1)[:, :, None, None].expand(shape)
 
-    monkeypatch.setattr(evaluation.sample, "ddim", ddim)
+    monkeypatch.setattr(views_figures.sample, "ddim", ddim)
     shaded, normal = turned(trial, seen, camera, cameras, seeded())
     expected = torch.tensor([math.remainder(a - 0.4, 2 * math.pi) for a in cameras.azimuth.tolist()])
     for pictures, kind in ((shaded, 1), (normal, 2)):
@@ -498,14 +319,14 @@ def test_a_prior_that_paints_what_is_asked_is_perfect(trial, items, monkeypatch)
     asked = {p.said(p.name): p for p in paintings}
     things = Judge(Eyes(JudgeConfig(size=16)), lambda captions: by_things(captions, paintings))
     trial = dataclasses.replace(trial, judge=things)
-    monkeypatch.setattr(evaluation, "drawn", lambda trial, words, _: rendered(asked[words].repainted, orbit(4), 16))
+    monkeypatch.setattr(views_figures, "drawn", lambda trial, words, _: rendered(asked[words].repainted, orbit(4), 16))
     found = recolouring(trial, paintings)
     assert found["samples"] == found["renders"] == {"coloured": 1, "still_the_thing": 1, "both": 1}
     # In its old colour a thing is not what was asked for; and something empty is nothing.
-    monkeypatch.setattr(evaluation, "drawn", lambda trial, words, _: rendered(asked[words].asset, orbit(4), 16))
+    monkeypatch.setattr(views_figures, "drawn", lambda trial, words, _: rendered(asked[words].asset, orbit(4), 16))
     found = recolouring(trial, paintings)["samples"]
     assert (found["coloured"], found["both"]) == (0, 0)
-    assert evaluation.obeyed(torch.ones(3, 4, 16, 16, 3), "white") is False
+    assert views_figures.obeyed(torch.ones(3, 4, 16, 16, 3), "white") is False
     assert recolouring(trial, ())["prompts"] == 0
 
 
@@ -521,17 +342,18 @@ def by_things(captions, paintings):
 
 def test_a_start_that_makes_the_truth_is_perfect(trial, items, prior_folder, monkeypatch):
     prompts, made = chosen(trial, items), []
-    network = evaluation.start.load(prior_folder)
+    network = start_figures.start.load(prior_folder)
 
-    def truth(start, text, nothing, count, generator, **_):
+    def truth(start, text, nothing, count, generator, picture=None):
         prompt = prompts[len(made) % 4]
         made.append(prompt)
-        # The last asset of a caption: the best of them counts.
-        return volume_of(voxelise(evaluation.read(prompt.paths[-1]), RESOLUTION)).expand(count, -1, -1, -1, -1)
+        # The last asset of a caption: the best of them counts. Of a picture there is only the one that it shows.
+        asset = read(prompt.paths[-1]) if picture is None else prompt.asset
+        return volume_of(voxelise(asset, RESOLUTION)).expand(count, -1, -1, -1, -1)
 
-    monkeypatch.setattr(evaluation.start, "sample", truth)
+    monkeypatch.setattr(start_figures.start, "sample", truth)
     found = starts(trial, network, prompts)
-    for part in ("captions", "paraphrases"):
+    for part in ("captions", "paraphrases", "pictures"):
         figures = dict(found[part])
         assert figures.pop("colour_error") == pytest.approx(0, abs=1e-5)
         assert figures == {"iou": 1, "r_precision": 1, "empty": 0, "broken": 0}
@@ -541,16 +363,16 @@ def test_a_start_that_makes_the_truth_is_perfect(trial, items, prior_folder, mon
 
 
 def test_empty_volumes_are_counted_and_never_right(trial, items, prior_folder, monkeypatch):
-    network = evaluation.start.load(prior_folder)
+    network = start_figures.start.load(prior_folder)
     nothing = torch.ones(2, 4, RESOLUTION, RESOLUTION, RESOLUTION)
-    monkeypatch.setattr(evaluation.start, "sample", lambda *_, **__: nothing)
+    monkeypatch.setattr(start_figures.start, "sample", lambda *_, **__: nothing)
     found = starts(trial, network, chosen(trial, items))["captions"]
     assert math.isnan(found.pop("colour_error"))
     assert math.isnan(found.pop("broken"))
     assert found == {"iou": 0, "r_precision": 0, "empty": 1}
     pieces = nothing.clone()
     pieces[:, 0, 2:4, 2:4, 2:4] = pieces[:, 0, 9:11, 9:11, 9:11] = -1
-    monkeypatch.setattr(evaluation.start, "sample", lambda *_, **__: pieces)
+    monkeypatch.setattr(start_figures.start, "sample", lambda *_, **__: pieces)
     found = starts(trial, network, chosen(trial, items))["captions"]
     assert (found["empty"], found["broken"]) == (0, 1)
 
@@ -559,8 +381,9 @@ def test_empty_volumes_are_counted_and_never_right(trial, items, prior_folder, m
 
 
 def test_the_table_has_a_row_for_every_figure_and_a_column_for_every_prior():
-    flat = {name: 0.25 + i for i, name in enumerate(ROWS)}
-    tree = {"prior": "mine"}
+    counts = ("prompts", "reference.assets", "recolouring.prompts")
+    flat = {name: i + (0 if name in counts else 0.25) for i, name in enumerate(ROWS)}
+    tree = {"prior": "[mine]"}
     for name, value in flat.items():
         at = tree
         for part in name.split(".")[:-1]:
@@ -569,13 +392,14 @@ def test_the_table_has_a_row_for_every_figure_and_a_column_for_every_prior():
     console = Console(file=io.StringIO(), width=120)
     console.print(show(tree, {"prior": "yours", "start": None, "views": {"r_precision": {"captions": None}}}))
     lines = console.file.getvalue().splitlines()
-    assert "mine" in lines[1]
+    assert "[mine]" in lines[1]
     assert "yours" in lines[1]
     rows = lines[3:-1]
     assert len(rows) == len(ROWS)
     for row, (name, words) in zip(rows, ROWS.items(), strict=True):
         assert words.strip() in row
-        assert f"{flat[name] * (1000 if 'distance' in name else 1):.3f}" in row
+        figure = str(flat[name]) if name in counts else f"{flat[name] * (1000 if 'distance' in name else 1):.3f}"
+        assert re.search(rf"\W{figure} ", row)
 
 
 def test_figures_are_rounded_to_what_json_knows():
@@ -583,13 +407,10 @@ def test_figures_are_rounded_to_what_json_knows():
     assert rounded(tree) == {"a": {"b": 0.1235, "c": None, "d": None}, "e": 3, "f": "x", "g": None}
 
 
-def test_what_cannot_be_measured_is_refused(prior_folder, folder, judge, tmp_path):
+def test_sizes_that_make_no_sense_are_refused():
     with pytest.raises(Mistake, match="an evaluation cannot have references 1; use at least 2"):
         Sizes(references=1)
     with pytest.raises(Mistake, match="an evaluation cannot have steps 0; use at least 1"):
         Sizes(steps=0)
     with pytest.raises(Mistake, match="cameras is 6; use a multiple of 4, so that groups stand a quarter turn apart"):
         Sizes(cameras=6)
-    large = Judge(Eyes(JudgeConfig(size=64)), by_colour)
-    with pytest.raises(Mistake, match="the judge looks at 64 pixels a side and the prior draws 16; train a judge"):
-        evaluate(prior_folder, folder, folder / "captions.jsonl", large, Log(tmp_path))

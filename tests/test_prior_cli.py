@@ -154,7 +154,8 @@ def test_what_stops_a_training_says_how_to_go_on(asked, capsys, monkeypatch, err
 
 
 @pytest.mark.parametrize(
-    "arguments", [["prior"], ["prior", "trian"], ["prior", "train", "assets"], ["prior", "sample"]]
+    "arguments",
+    [["prior"], ["prior", "trian"], ["prior", "train", "assets"], ["prior", "sample"], ["prior", "evaluate"]],
 )
 def test_bad_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -170,7 +171,11 @@ def test_bad_usage_exits_with_2(arguments, capsys):
         (
             ["prior"],
             "",
-            ["Train a prior on a folder of meshes with captions.", "Draw what a prior makes of a sentence"],
+            [
+                "Train a prior on a folder of meshes with captions.",
+                "Draw what a prior makes of a sentence",
+                "Measure what a prior draws by itself",
+            ],
         ),
         (
             ["prior", "train"],
@@ -185,6 +190,11 @@ def test_bad_usage_exits_with_2(arguments, capsys):
             ["prior", "sample"],
             "prior views seed output",
             ['threed prior sample "a red chair" --prior my_prior --views 8\n'],
+        ),
+        (
+            ["prior", "evaluate"],
+            "captions prior judge judge-assets judge-captions prompts seed output",
+            ["threed prior evaluate held_out --prior my_prior\n"],
         ),
     ],
 )
@@ -205,6 +215,7 @@ def test_quick_answers_import_nothing_heavy():
         "except SystemExit: pass\n"
         "main(['prior', 'train', 'assets', '--output', 'x', '--steps', '0'])\n"
         "main(['prior', 'sample', ''])\n"
+        "main(['prior', 'evaluate', 'assets', '--output', '.'])\n"
         "sys.exit(bool({'torch', 'numpy', 'diffusers', 'transformers', 'numba'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
@@ -338,7 +349,7 @@ def test_a_start_in_the_folder_is_asked(tmp_path):
     torch.nn.init.normal_(start.write.weight)
     for name in ("text_encoder", "tokenizer", "prior.json"):
         (tmp_path / name).symlink_to(embedded.SHIPPED / name)
-    start_training.write(tmp_path, start)
+    start_training.write(tmp_path, start, [])
     first, again, other = (drawing.volume("a red chair", tmp_path, orbit(2), seed, 8) for seed in (0, 0, 1))
     assert first.shape == (2, 8, 8, 3)
     assert torch.equal(first, again)

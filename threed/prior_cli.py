@@ -1,4 +1,4 @@
-"""The command line of priors: `threed prior train FOLDER` and `threed prior sample PROMPT`.
+"""The command line of priors: `threed prior train FOLDER`, `sample PROMPT` and `evaluate FOLDER` (see `evaluate_cli`).
 
 As in `threed/cli.py`, everything a user can get wrong is checked before any work, and nothing heavy is imported for
 what can be judged without it.
@@ -6,6 +6,7 @@ what can be judged without it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from threed.errors import Mistake, unknown
+from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
 from threed.flags import check_device, check_ranges, said
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ STEPS = (1, 10_000_000)
 MINUTES = (0.1, 100_000.0)
 BATCH = (1, 65_536)
 VIEWS = (1, 16)
-PRIOR_HELP = "Train a diffusion prior on your own assets, and look at what a prior draws by itself."
+PRIOR_HELP = (
+    "Train a diffusion prior on your own assets, look at what a prior draws by itself, and measure how good it is."
+)
 TRAIN_HELP = """Train a prior on a folder of meshes with captions.
 
 FOLDER is searched for GLB, glTF and OBJ files, the front of every object towards +Z. FILE has a JSON object a line,
@@ -50,6 +54,7 @@ For example:
 
 Then:
   threed prior sample "a wooden barrel" --prior my_prior
+  threed prior evaluate other_assets --prior my_prior
   threed text "a wooden barrel" --prior my_prior
 """
 SAMPLE_HELP = """Draw what a prior makes of a sentence, without an asset.
@@ -100,6 +105,7 @@ class Sample:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train", description=TRAIN_HELP, prefix_name=False)]
     | Annotated[Sample, tyro.conf.subcommand("sample", description=SAMPLE_HELP, prefix_name=False)]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate", description=EVALUATE_HELP, prefix_name=False)]
 )
 
 
@@ -110,11 +116,13 @@ class Prior:
     command: Annotated[Command, tyro.conf.arg(name="")]
 
 
-def main(asked: Train | Sample) -> None:
+def main(asked: Train | Sample | Evaluate) -> None:
     if isinstance(asked, Train):
         train(asked)
-    else:
+    elif isinstance(asked, Sample):
         sample(asked)
+    else:
+        evaluate(asked)
 
 
 def train(asked: Train) -> None:
@@ -193,7 +201,7 @@ def sample(asked: Sample) -> None:
     from threed.run import slug
 
     path = asked.output or Path(f"{slug(prompt)}-{asked.seed}.png")
-    check_picture(path)
+    check_output(path, "sheet.png")
     check_prior(prompt, asked.prior)
     set_threads()
     try:
@@ -205,15 +213,18 @@ def sample(asked: Sample) -> None:
     Console().print(f"{path}  {len(content) / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
 
 
-def check_picture(path: Path) -> None:
-    """Raises Mistake for a path that no picture can be written to."""
+def check_output(path: Path, example: str) -> None:
+    """Raises Mistake for a path that no file of the example's kind can be written to."""
+    suffix = Path(example).suffix
     if path.is_dir():
-        raise Mistake(f"{str(path)!r} is a folder; name a file in it, for example --output {path / 'sheet.png'}")
-    if path.suffix.lower() != ".png":
-        raise Mistake(f"--output is {str(path)!r}; its name must end with .png")
+        raise Mistake(f"{str(path)!r} is a folder; name a file in it, for example --output {path / example}")
+    if path.suffix.lower() != suffix:
+        raise Mistake(f"--output is {str(path)!r}; its name must end with {suffix}")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is not a folder); choose another --output")
+    if not os.access(above, os.W_OK):
+        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is read-only); choose another --output")
 
 
 def check_prior(prompt: str, name: str) -> None:
