@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threed.distill.prior import Conditions, Pictures, Prior, guide, prediction_from
+from threed.distill.prior import Conditions, Pictures, Prior, guide
 from threed.renderers.camera import Cameras
 
 FIRST = 0.999  # the time of the first step: at 1 nothing of a picture is left that noise could be told from
@@ -40,10 +40,20 @@ def ddim(
     for now, then in pairwise(times):
         t, s = now.expand(len(z_t)), then.expand(len(z_t))
         clean = guide(prior, z_t, t, conditions, scale, rescale).clean.clamp(-limit, limit)
-        believed = prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
-        alpha, sigma = (a[:, None, None, None] for a in prior.alpha_sigma(s))
-        z_t = alpha * believed.clean + sigma * believed.noise
-    return believed.clean
+        z_t = mixed_anew(clean, z_t, prior.alpha_sigma(t), prior.alpha_sigma(s))
+    return clean
+
+
+def mixed_anew(
+    clean: Float[Tensor, "B *S"],
+    z_t: Float[Tensor, "B *S"],
+    now: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
+    then: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
+) -> Float[Tensor, "B *S"]:
+    """One step of DDIM: what z_t would be at another time; `now` and `then` are alpha and sigma of both."""
+    alpha_t, sigma_t, alpha_s, sigma_s = (a.reshape(-1, *[1] * (z_t.ndim - 1)) for a in (*now, *then))
+    noise = (z_t - alpha_t * clean) / sigma_t
+    return alpha_s * clean + sigma_s * noise
 
 
 def pictures(

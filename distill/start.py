@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from threed.distill.conditions import Text, normalized
 from threed.distill.embedded import readable
+from threed.distill.sample import mixed_anew
 from threed.renderers.voxels import TRUNCATION, Voxels
 
 CHANNELS = 4  # distance, red, green, blue
@@ -236,16 +237,13 @@ def sample(
         (each.tokens.expand(count, -1, -1).to(device), each.mean.expand(count, -1).to(device))
         for each in (text, nothing)
     )
-    times = torch.linspace(FIRST, LAST, steps + 1, device=device)[:, None]
+    times = torch.linspace(FIRST, LAST, steps + 1, device=device)[:, None].expand(-1, count)
     for now, then in pairwise(times):
         with torch.autocast(device.type, torch.bfloat16):
-            positive = start(z, now.expand(count), *told, shown).float()
-            null = start(z, now.expand(count), *untold).float()
+            positive = start(z, now, *told, shown).float()
+            null = start(z, now, *untold).float()
         clean = null + scale * (positive - null)
-        alpha, sigma = start.alpha_sigma(now)
-        noise = (z - alpha * clean) / sigma
-        alpha, sigma = start.alpha_sigma(then)
-        z = alpha * clean + sigma * noise
+        z = mixed_anew(clean, z, start.alpha_sigma(now), start.alpha_sigma(then))
     return start.decode(clean)
 
 

@@ -11,12 +11,7 @@ from tokenizers import Tokenizer
 from threed.distill.embedded import SHIPPED
 from threed.training import captions
 from threed.training.captions import (
-    BEFORE_COLOUR,
-    COLOURS,
-    MATERIALS,
     MOST_WORDS,
-    SIZES,
-    THESAURUS,
     Phrase,
     can_be_coloured,
     colour_names,
@@ -25,6 +20,13 @@ from threed.training.captions import (
     parse,
     vary,
     with_colour,
+)
+from threed.training.vocabulary import (
+    BEFORE_COLOUR,
+    COLOURS,
+    MATERIALS,
+    SIZES,
+    THESAURUS,
 )
 
 CAPTIONS = (

@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from tiny_assets import COLOURS, box
 
+from threed.pictures import psnr
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.training import measures, recolour
@@ -107,11 +108,11 @@ def test_ssim_is_wangs():
 
 def test_psnr_is_that_of_the_mean_squared_error():
     a = torch.rand(2, 8, 8, 3, generator=seeded()) / 2
-    assert measures.psnr(a, a + 0.1) == pytest.approx(20, abs=1e-3)
+    assert psnr(a, a + 0.1) == pytest.approx(20, abs=1e-3)
     half = a.clone()
     half[0] += 0.1
-    assert measures.psnr(a, half) == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
-    assert measures.psnr(a, a) == math.inf
+    assert psnr(a, half) == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
+    assert psnr(a, a) == math.inf
 
 
 def test_normals_show_where_the_object_is_even_a_white_one():
@@ -132,7 +133,7 @@ def test_one_solid_explains_true_views_better_than_those_of_several():
     assert found > worse + 4
     with torch.no_grad():
         shown = nerf.render(cameras, 24).over(torch.ones(3))
-    assert measures.psnr(shown, looks[0]) == found
+    assert psnr(shown, looks[0]) == found
     assert measures.consistency(looks[0], cameras, seeded(), steps=3)[0] < found
 
 

@@ -75,13 +75,14 @@ def portraits(asset: Asset, cameras: Cameras, size: int, smooth: bool = True) ->
 
 
 def agreement(a: Render, b: Render) -> tuple[float, float]:
-    """How far two renders of the same views agree: PSNR of the albedo on white, in dB, and `silhouette_iou`.
-
-    PSNR = -10 log10 of the mean squared error over all pixels, channels and views; infinite when there is none.
-    """
+    """How far two renders of the same views agree: `psnr` of the albedo on white, and `silhouette_iou`."""
     first, second = (render.albedo + 1 - render.alpha for render in (a, b))
-    error = functional.mse_loss(first, second)
-    return -10 * error.log10().item(), silhouette_iou(a.alpha, b.alpha)
+    return psnr(first, second), silhouette_iou(a.alpha, b.alpha)
+
+
+def psnr(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> float:
+    """-10 log10 of the mean squared error over all pixels, channels and pictures, in dB; infinite without any."""
+    return -10 * functional.mse_loss(a, b).log10().item()
 
 
 def silhouette_iou(a: Float[Tensor, "B H W 1"], b: Float[Tensor, "B H W 1"]) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.nerf import NeRF, NeRFConfig
+from threed.pictures import psnr
 from threed.renderers.camera import Cameras
 from threed.training.recolour import colour_of, name_of, oklab_from_srgb
 
@@ -51,11 +52,6 @@ def frechet_distance(a: Float[Tensor, "N F"], b: Float[Tensor, "M F"]) -> float:
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     mixed = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * mixed).clamp(min=0).item()
-
-
-def psnr(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> float:
-    """-10 log10 of the mean squared error over all pixels, channels and pictures; infinite when there is none."""
-    return -10 * functional.mse_loss(a, b).log10().item()
 
 
 def ssim(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> float:

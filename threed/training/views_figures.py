@@ -19,7 +19,7 @@ from threed.distill import sample
 from threed.distill.conditions import Seen, view_features
 from threed.distill.embedded import Condition
 from threed.distill.prior import Conditions, Pictures
-from threed.pictures import silhouette_iou
+from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset
@@ -125,8 +125,8 @@ def reference(trial: Trial, prompts: Sequence[Prompt]) -> dict[str, Any]:
             for name, (picture, mask) in guesses.items():
                 picture, mask = picture.expand_as(real[number]), mask.expand_as(outlines[number])
                 iou = silhouette_iou(mask, outlines[number])
-                psnr, ssim = (measure(picture, real[number]) for measure in (measures.psnr, measures.ssim))
-                found[name].append({"psnr": psnr, "ssim": ssim, "iou": iou})
+                likeness = {"psnr": psnr(picture, real[number]), "ssim": measures.ssim(picture, real[number])}
+                found[name].append(likeness | {"iou": iou})
             tell(number + 1, {}, pictures=2 * len(cameras))
     figures = {
         figure: {name: measures.mean([row[figure] for row in rows]) for name, rows in found.items()}
