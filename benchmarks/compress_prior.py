@@ -4,7 +4,8 @@
 
 Large weights become int8, symmetric, with one float32 scale per output channel (per row of the word table); everything
 else is kept as it is. LICENSE and NOTICE that already stand in TARGET stay and are listed in SHA256SUMS.
-Prints the size, then the relative RMS error of the clean predictions in float32 at several t, over prompts and views.
+Prints the size, then the relative RMS error of the clean predictions in float32 at several t, over prompts and views,
+and of those of the start, where there is one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from threed.distill.embedded import Embedded
+from threed.distill import start
+from threed.distill.conditions import Text
+from threed.distill.embedded import Embedded, text_reader
 from threed.distill.prior import Pictures
 from threed.renderers.camera import orbit
 
-WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+START = "start/model.safetensors"
+WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", START)
 LARGE = 1 << 14  # numbers; smaller weights cost little as they are
 TIMES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 PROMPTS = ("a wooden barrel", "a small green pine tree", "a red car", "a stone tower with a blue roof", "")
@@ -74,16 +78,36 @@ def relative_errors(original: Embedded, others: list[Embedded]) -> list[list[flo
         told, *told_others = (prior.conditions(prompt, "", pictures).positive for prior in (original, *others))
         z_1 = torch.randn(len(pictures), 3, original.image_size, original.image_size, generator=generator)
         # Noised pictures of the prior's own making, so that they are what it meets in use.
-        start = original.denoise(z_1, torch.full((len(pictures),), 0.98), told).clean.clamp(-1, 1)
+        drawn = original.denoise(z_1, torch.full((len(pictures),), 0.98), told).clean.clamp(-1, 1)
         for row, time in enumerate(TIMES):
             t = torch.full((len(pictures),), time)
             alpha, sigma = (a[:, None, None, None] for a in original.alpha_sigma(t))
-            z_t = alpha * start + sigma * torch.randn(start.shape, generator=generator)
+            z_t = alpha * drawn + sigma * torch.randn(start.shape, generator=generator)
             truth = original.denoise(z_t, t, told).clean
             truth_squares[row] += truth.square().mean()
             for column, (other, told_other) in enumerate(zip(others, told_others, strict=True)):
                 error_squares[row, column] += (other.denoise(z_t, t, told_other).clean - truth).square().mean()
     return (error_squares / truth_squares).sqrt().tolist()
+
+
+@torch.no_grad()
+def start_errors(source: Path, target: Path) -> list[float]:
+    """The same of the start's clean tokens: one volume of every prompt, noised."""
+    original, compressed = (start.load(folder) for folder in (source, target))
+    encode, generator = text_reader(source), torch.Generator().manual_seed(0)
+    text, nothing = encode(PROMPTS), encode([""])
+    made = [
+        start.sample(original, Text(text.tokens[i : i + 1], text.mean[i : i + 1]), nothing, 1, generator)
+        for i in range(len(PROMPTS))
+    ]
+    clean, errors = original.encode(torch.cat(made)), []
+    for time in TIMES:
+        t = torch.full((len(clean),), time)
+        alpha, sigma = (a[:, None, None] for a in original.alpha_sigma(t))
+        z_t = alpha * clean + sigma * torch.randn(clean.shape, generator=generator)
+        truth, found = (network(z_t, t, text.tokens, text.mean) for network in (original, compressed))
+        errors.append(((found - truth).square().mean() / truth.square().mean()).sqrt().item())
+    return errors
 
 
 def main() -> None:
@@ -98,6 +122,10 @@ def main() -> None:
     print("   t   int8 weights     bfloat16")
     for time, (by_weights, by_arithmetic) in zip(TIMES, relative_errors(original, [compressed, rounded]), strict=True):
         print(f"{time:4.2f}   {by_weights:12.4f}   {by_arithmetic:10.4f}")
+    if (target / START).exists():
+        print("   t   int8 start")
+        for time, error in zip(TIMES, start_errors(source, target), strict=True):
+            print(f"{time:4.2f}   {error:10.4f}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from threed.distill.conditions import Text, normalized
-from threed.distill.embedded import readable
+from threed.distill.embedded import readable, restore
 from threed.distill.sample import mixed_anew
 from threed.renderers.voxels import TRUNCATION, Voxels
 
@@ -267,12 +267,12 @@ def medoid(volumes: Float[Tensor, "C 4 G G G"]) -> int:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Start:
-    """The start in a prior's folder; raises UnreadablePrior when it has none or a file is at fault."""
+    """The start in a prior's folder, compressed or not; raises UnreadablePrior when there is none or it is at fault."""
     config, model = folder / "start" / "config.json", folder / "start" / "model.safetensors"
     with readable(config):
         start = Start(StartConfig(**json.loads(config.read_text(encoding="utf-8"))))
     with readable(model):
-        start.load_state_dict(load_file(model))
+        start.load_state_dict(restore(load_file(model)))
     return start.eval().requires_grad_(False).to(device)
 
 

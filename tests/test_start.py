@@ -214,6 +214,19 @@ def test_a_folder_without_a_sound_start_is_named(tmp_path):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
+def test_compressed_weights_are_the_product_of_numbers_and_scales(tmp_path):
+    state = dict(tiny().state_dict())
+    numbers = torch.randint(-127, 128, state["place"].shape, generator=seeded(3), dtype=torch.int8)
+    scale = torch.rand(len(numbers), generator=seeded(4))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "config.json").write_text(json.dumps(vars(TINY)))
+    stored = state | {"place": numbers, "place.scale": scale, "scale": torch.tensor(0.7, dtype=torch.bfloat16)}
+    save_file(stored, tmp_path / "start" / "model.safetensors")
+    loaded = start.load(tmp_path)
+    assert torch.equal(loaded.place, numbers * scale[:, None])
+    assert loaded.scale == torch.tensor(0.7, dtype=torch.bfloat16)
+
+
 def test_words_that_a_start_was_never_told(tmp_path):
     (tmp_path / "start").mkdir()
     assert start.untaught("a purple dragon", tmp_path) == []  # what it was told is not known
