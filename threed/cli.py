@@ -1,4 +1,4 @@
-"""The command line: `threed text PROMPT`, `threed prior train` and `sample` (see `prior_cli`), and `threed doctor`.
+"""The command line: `threed text PROMPT`, `threed prior train`, `sample` and `evaluate`, and `threed doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
