@@ -18,6 +18,7 @@ from PIL import Image
 from trimesh.visual import ColorVisuals
 from trimesh.visual.material import PBRMaterial
 
+from threed.renderers.colour import linear_from_srgb, srgb_from_linear
 from threed.renderers.mesh import Asset, Material, Mesh
 
 SUFFIXES = (".glb", ".gltf", ".obj")
@@ -113,10 +114,10 @@ def _part(mesh: trimesh.Trimesh, linear: bool) -> Part:
     if picture is not None and uv is not None and len(uv) == len(vertices):
         image = np.asarray(picture, np.float32) / 255
         if (factor != 1).any():
-            image = _srgb(_linear(image) * factor) if linear else image * factor
+            image = _dimmed(image, factor) if linear else image * factor
         return Part(vertices, faces, *_tiled(np.asarray(uv, float) * [1, -1] + [0, 1], faces, image))
     shade = np.tile(factor, (len(faces), 1)) if colours is None else colours[faces].mean(1) * factor
-    return Part(vertices, faces, *_palette(_srgb(shade) if linear else shade))
+    return Part(vertices, faces, *_palette(_dimmed(np.ones(3), shade) if linear else shade))
 
 
 def _look(material: Any) -> tuple[Image.Image | None, Float[np.ndarray, "3"]]:
@@ -200,10 +201,6 @@ def _stacked(indices: list[Int[np.ndarray, "_ 3"]], counts: list[int]) -> Int[np
     return np.concatenate([index + start for index, start in zip(indices, starts, strict=True)])
 
 
-def _srgb(linear: Float[np.ndarray, "*P 3"]) -> Float[np.ndarray, "*P 3"]:
-    """Display sRGB of linear light (IEC 61966-2-1)."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear.clip(1e-9), 1 / 2.4) - 0.055)
-
-
-def _linear(srgb: Float[np.ndarray, "*P 3"]) -> Float[np.ndarray, "*P 3"]:
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+def _dimmed(srgb: Float[np.ndarray, "*#P 3"], factor: Float[np.ndarray, "*#P 3"]) -> Float[np.ndarray, "*#P 3"]:
+    """Display sRGB whose linear light is multiplied by a factor."""
+    return srgb_from_linear(linear_from_srgb(torch.from_numpy(srgb)) * torch.from_numpy(np.asarray(factor))).numpy()

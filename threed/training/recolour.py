@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from threed.renderers.colour import linear_from_srgb, srgb_from_linear
 from threed.training.captions import can_be_coloured, colour_names, colour_words, with_colour
 
 RGB = tuple[float, float, float]  # display sRGB in [0, 1]
@@ -61,16 +62,15 @@ LAB_FROM_LMS = (
 
 
 def oklab_from_srgb(srgb: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """OKLab of display sRGB in [0, 1] (IEC 61966-2-1); L of white is 1."""
-    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return (linear @ srgb.new_tensor(LMS_FROM_RGB).T) ** (1 / 3) @ srgb.new_tensor(LAB_FROM_LMS).T
+    """OKLab of display sRGB in [0, 1]; L of white is 1."""
+    return (linear_from_srgb(srgb) @ srgb.new_tensor(LMS_FROM_RGB).T) ** (1 / 3) @ srgb.new_tensor(LAB_FROM_LMS).T
 
 
 def srgb_from_oklab(lab: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
     """Display sRGB of OKLab, clamped to [0, 1]."""
     lms = (lab @ lab.new_tensor(LAB_FROM_LMS).inverse().T) ** 3
     linear = (lms @ lab.new_tensor(LMS_FROM_RGB).inverse().T).clamp(min=0)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).clamp(max=1)
+    return srgb_from_linear(linear).clamp(max=1)
 
 
 def colour_of(name: str) -> RGB:
