@@ -162,7 +162,7 @@ def test_the_folder_is_a_whole_prior(finished):
 def test_the_folder_loads_and_holds_the_averages(finished, settings):
     output, _ = finished
     prior, start = Embedded.load(output, dtype=torch.float32), starts.load(output)
-    assert start.config == replace(settings.config, text_tokens=16, text_features=128)
+    assert start.config == replace(settings.config, text_tokens=16, text_features=128, picture=16)
     for name, value in checkpoints(output, "start")["average"].items():
         assert torch.equal(start.state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "views")["average"].items():

@@ -25,7 +25,7 @@ words that no training uses, for all sides of an object out of one picture, for 
 and for volumes of its start. Where there is one, the table also has the score of real renders, or of knowing nothing.
 
 R-precision is how often a picture is found to show its own caption, among as many as the first row says: the fewer, the
-easier. A small network, the judge, finds it. It is trained the first time, in a few minutes on two cores, and kept
+easier. A small network, the judge, finds it. It is trained the first time, in about ten minutes on two cores, and kept
 in the folder --judge, whose work/ may be deleted then. It learns from renders of FOLDER, or of --judge-assets, such as
 those that the prior was trained on: at least 16, and the more, the better. How often it is right about real renders is
 told below the table.

@@ -38,7 +38,7 @@ from threed.training.views import host
 from threed.training.views_batch import Chances, Paint, Painted, lamps, lit, look, moved, recoloured, worded
 from threed.training.views_cache import Cache
 
-SCHEDULE = Schedule(steps=600, batch=256, rate=2e-3, warmup=50, weight_decay=0.05, ema=0.99)
+SCHEDULE = Schedule(steps=1500, batch=256, rate=2e-3, warmup=50, weight_decay=0.05, ema=0.99)
 CHANCES = Chances(varied=0.5, recoloured=0.25, white=0.7)  # the others do not matter here
 PROBE = "a wooden barrel"  # what it sounds like to the text encoder is kept, to know that encoder again
 ASK = 256  # pictures at once
