@@ -24,7 +24,7 @@ from threed.errors import Failure
 from threed.exporters import export
 from threed.nerf import NeRFConfig
 from threed.pictures import agreement
-from threed.pipeline import text_to_3d
+from threed.pipeline import text_to_3d, warn
 from threed.recipes import AssetSettings, Recipe, Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
@@ -271,6 +271,16 @@ def test_distillation_goes_on_from_a_start(tmp_path):
         ]
         scores.append(agreement(*drawn)[1])
     assert scores[1] > 0.9 > scores[0]
+
+
+def test_a_prompt_far_from_what_the_start_knows_is_told(tmp_path):
+    for prompt, noted in (("a Wooden zorble", True), ("a wooden barrel", False)):
+        folder = tmp_path / prompt
+        request = replace(REQUEST, prompt=prompt, prior="embedded")
+        with Run.create(folder, request) as run:
+            warn(request, run)
+            run.log.note("the end")
+        assert ("never told of 'zorble'" in (folder / "log.txt").read_text()) == noted
 
 
 def test_neither_start_nor_optimisation(tmp_path):
