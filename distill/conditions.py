@@ -89,6 +89,11 @@ def network_input(
     return pixel_unshuffle(torch.cat([z_t, *seen], dim=1), patch)
 
 
+def reference_picture(rgb: Float[Tensor, "P 3 H W"], alpha: Float[Tensor, "P 1 H W"]) -> Float[Tensor, "P 4 H W"]:
+    """A picture as networks are shown it, out of its display sRGB in [0, 1] times alpha."""
+    return torch.cat([2 * rgb - alpha, alpha], dim=1)
+
+
 def normalized(prompt: str) -> str:
     """Captions were trained in lower case."""
     return prompt.strip().lower()

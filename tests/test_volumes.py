@@ -11,6 +11,7 @@ import pytest
 import torch
 import trimesh
 
+from threed.distill.start import volume_of
 from threed.errors import Mistake
 from threed.exporters import glb
 from threed.log import Log, records
@@ -127,3 +128,9 @@ def test_a_worker_ends_with_its_parent(monkeypatch):
     monkeypatch.setattr(cache.multiprocessing, "parent_process", lambda: None)
     cache.follow()
     assert ended == [1]
+
+
+def test_many_at_once_are_what_the_codec_sees_of_each(cached):
+    found, _ = cached
+    rows = torch.tensor([3, 0, 3])
+    torch.testing.assert_close(found.tensor(rows), torch.stack([volume_of(found[row]) for row in rows.tolist()]))

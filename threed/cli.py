@@ -20,13 +20,12 @@ from rich.console import Console
 
 from threed import __version__, prior_cli
 from threed.errors import FULL, Failure, Mistake, unknown
-from threed.flags import check_device, check_ranges, said
+from threed.flags import SEED, check_device, check_ranges, said
 
 if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
 FACES = (100, 200_000)
 TEXTURE = (64, 4096)

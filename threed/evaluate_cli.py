@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from threed.errors import Mistake
-from threed.flags import check_ranges, said
+from threed.flags import SEED, check_output, check_ranges, said
 
 if TYPE_CHECKING:
     from threed.training.parts import Data
@@ -102,8 +102,6 @@ def evaluate(asked: Evaluate) -> None:
 
 def check_evaluate(asked: Evaluate) -> None:
     """What can be judged without importing anything heavy. Raises Mistake."""
-    from threed.prior_cli import SEED, check_output
-
     check_ranges(asked, {"prompts": PROMPTS, "seed": SEED})
     if not asked.prior:
         raise Mistake("--prior names nothing; give at least one, for example: --prior embedded my_prior")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import tyro
 
 from threed.errors import Mistake, unknown
+
+SEED = (0, 2**63 - 1)
 
 
 def said(text: str, default: str | None = None, metavar: str | None = None, name: str | None = None) -> object:
@@ -31,3 +35,27 @@ def check_device(name: str, devices: Mapping[str, bool]) -> None:
     if not devices[name]:
         offered = ", ".join(name for name, there in devices.items() if there)
         raise Mistake(f"PyTorch finds no device {name!r} on this machine; use one of: {offered}")
+
+
+def check_output(path: Path, example: str) -> None:
+    """Raises Mistake for a path that no file of the example's kind can be written to."""
+    suffix = Path(example).suffix
+    if path.is_dir():
+        raise Mistake(f"{str(path)!r} is a folder; name a file in it, for example --output {path / example}")
+    if path.suffix.lower() != suffix:
+        raise Mistake(f"--output is {str(path)!r}; its name must end with {suffix}")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is not a folder); choose another --output")
+    if not os.access(above, os.W_OK):
+        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is read-only); choose another --output")
+
+
+def make_folder(folder: Path, flag: str, named: Path | None = None) -> None:
+    """Raises Mistake for a folder that cannot be made; `named` is what the flag says, where the folder is inside it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(
+            f"cannot write into {str(named or folder)!r} ({error.strerror or error}); choose another {flag}"
+        ) from error

@@ -6,7 +6,6 @@ what can be judged without it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,12 +15,11 @@ from rich.console import Console
 
 from threed.errors import Mistake, unknown
 from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
-from threed.flags import check_device, check_ranges, said
+from threed.flags import SEED, check_device, check_output, check_ranges, said
 
 if TYPE_CHECKING:
     from threed.training.settings import Settings
 
-SEED = (0, 2**63 - 1)
 STEPS = (1, 10_000_000)
 MINUTES = (0.1, 100_000.0)
 BATCH = (1, 65_536)
@@ -211,20 +209,6 @@ def sample(asked: Sample) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     disk.write(path, content)
     Console().print(f"{path}  {len(content) / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
-
-
-def check_output(path: Path, example: str) -> None:
-    """Raises Mistake for a path that no file of the example's kind can be written to."""
-    suffix = Path(example).suffix
-    if path.is_dir():
-        raise Mistake(f"{str(path)!r} is a folder; name a file in it, for example --output {path / example}")
-    if path.suffix.lower() != suffix:
-        raise Mistake(f"--output is {str(path)!r}; its name must end with {suffix}")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is not a folder); choose another --output")
-    if not os.access(above, os.W_OK):
-        raise Mistake(f"cannot write {str(path)!r} ({str(above)!r} is read-only); choose another --output")
 
 
 def check_prior(prompt: str, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from threed.errors import Mistake
+from threed.flags import make_folder
 from threed.log import Log
 from threed.training import judge as judges
 from threed.training.cache import FEWEST
@@ -85,12 +86,7 @@ def judged(
 def taught(folder: Path, size: int, data: Data, console: Console, schedule: Schedule) -> None:
     """Train a judge and save it. Raises Mistake for a folder that cannot be written, or assets that cannot be used."""
     work = folder / "work" / f"{data.digest}-{size}"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(
-            f"cannot write into {str(folder)!r} ({error.strerror or error}); choose another --judge"
-        ) from error
+    make_folder(work, "--judge", named=folder)
     log, shots = Log(work, console), Shots(views=VIEWS, size=size)
     cache = build(data.train, work / "cache", log, shots)
     held = build(data.held_out, work / "held-out", log, shots, fewest=0) if data.held_out else None

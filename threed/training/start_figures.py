@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill import start
+from threed.distill.conditions import reference_picture
 from threed.distill.start import Start
 from threed.renderers.camera import orbit
 from threed.renderers.read import read
@@ -20,7 +21,7 @@ from threed.renderers.voxels import Voxels, voxelise
 from threed.start import VoxelField
 from threed.train import seeded
 from threed.training import measures
-from threed.training.trials import PIECES, Prompt, Trial, network_picture, seen_once
+from threed.training.trials import PIECES, Prompt, Trial, seen_once
 
 FIGURES = ("iou", "colour_error", "r_precision", "empty", "broken")  # of a volume
 
@@ -61,7 +62,7 @@ def pictured(trial: Trial, volumes: Start, prompts: Sequence[Prompt]) -> dict[st
         for number, prompt in enumerate(prompts):
             generator = seeded(trial.seed, PIECES.index("pictures"), number)
             _, seen = seen_once(prompt.asset, trial.size, generator)
-            picture = network_picture(seen)[0]
+            picture = reference_picture(seen.rgb.movedim(-1, 1), seen.alpha.movedim(-1, 1))[0]
             made = start.sample(volumes, nothing, nothing, trial.sizes.candidates, generator, picture=picture).cpu()
             truth = voxelise(prompt.asset, volumes.config.resolution)
             found.append(volume_figures(trial, made, [truth], captions, number))

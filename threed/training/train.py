@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from threed import disk
 from threed.distill.embedded import SHIPPED, Embedded, UnreadablePrior, compute_dtype
 from threed.errors import Failure, Mistake
+from threed.flags import make_folder
 from threed.log import Log
 from threed.machine import cores
 from threed.run import difference
@@ -86,7 +87,7 @@ def train(
         agree(output, part, asked(settings, data, part))
     cache = cache or output / "cache"
     with publish.claimed(output), memory(settings):
-        opened(cache)
+        make_folder(cache, "--cache")
         tell(console, data)
         finished: dict[str, Figures] = {}
         for part in PARTS:
@@ -98,16 +99,6 @@ def train(
         text = card.written(folder.resolve().name, data, captions, source_name(settings), finished)
         publish.publish(output, pieces(output, settings, finished), text)
     return finished
-
-
-def opened(cache: Path) -> None:
-    """Raises Mistake for a cache that cannot be written."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(
-            f"cannot write into {str(cache)!r} ({error.strerror or error}); choose another --cache"
-        ) from error
 
 
 def sourced(settings: Settings) -> Embedded:

@@ -211,8 +211,3 @@ def seen_once(asset: Asset, size: int, generator: torch.Generator) -> tuple[Came
     azimuth = math.pi / 4 * torch.rand(1, generator=generator, device=generator.device)
     camera = replace(orbit(1), azimuth=azimuth.cpu())
     return camera, surface.render(asset, camera, size, size, SUPERSAMPLE)
-
-
-def network_picture(seen: Render) -> Float[Tensor, "B 4 H W"]:
-    """As networks are shown pictures: RGB in [-1, 1] times alpha, and alpha."""
-    return torch.cat([2 * seen.rgb - seen.alpha, seen.alpha], dim=-1).movedim(-1, 1)

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from threed.distill.conditions import REFERENCE_CHANNELS, Seen, encode, view_features
+from threed.distill.conditions import REFERENCE_CHANNELS, Seen, encode, reference_picture, view_features
 from threed.distill.embedded import Condition, Embedded
 from threed.renderers.camera import Cameras
 from threed.renderers.surface import AMBIENT, TOWARD_LIGHT
@@ -250,8 +250,7 @@ def photographs(
 ) -> Float[Tensor, "N 4 H W"]:
     """What a network is shown of photographs of these: RGB in [-1, 1] times alpha, and alpha."""
     shaded = albedo * lit(normal, *lamps(len(albedo), 1.0, 0.35, generator))
-    rgb, mask = photographed(torch.cat([shaded, alpha], dim=1), generator).split([3, 1], dim=1)
-    return torch.cat([2 * rgb - mask, mask], dim=1)
+    return reference_picture(*photographed(torch.cat([shaded, alpha], dim=1), generator).split([3, 1], dim=1))
 
 
 def photographed(

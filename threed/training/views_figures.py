@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill import sample
-from threed.distill.conditions import Seen, view_features
+from threed.distill.conditions import Seen, reference_picture, view_features
 from threed.distill.embedded import Condition
 from threed.distill.prior import Conditions, Pictures
 from threed.pictures import psnr, silhouette_iou
@@ -27,7 +27,7 @@ from threed.renderers.volume import Render
 from threed.train import seeded
 from threed.training import measures
 from threed.training.recolour import dominant
-from threed.training.trials import PIECES, SUPERSAMPLE, Painting, Prompt, Trial, network_picture, seen_once
+from threed.training.trials import PIECES, SUPERSAMPLE, Painting, Prompt, Trial, seen_once
 from threed.training.views_batch import KINDS
 
 
@@ -145,7 +145,7 @@ def turned(
     """
     prior, kinds, apart = trial.prior, ("shaded", "normal"), len(cameras) // 4
     count, shape = 4 * len(kinds), (4 * len(kinds), 3, trial.size, trial.size)
-    picture = network_picture(seen).to(trial.device)
+    picture = reference_picture(seen.rgb.movedim(-1, 1), seen.alpha.movedim(-1, 1)).to(trial.device)
     which = torch.tensor([[float(kind == known) for known in prior.kinds] for kind in kinds]).repeat_interleave(4, 0)
     source = Seen(camera.azimuth.expand(count), camera.elevation.expand(count), torch.ones(count))
     nothing, found = trial.text([""]), torch.empty(len(kinds), len(cameras), trial.size, trial.size, 3)
