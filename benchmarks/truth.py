@@ -30,16 +30,14 @@ from torch import Tensor
 from threed.distill.gaussian import ViewOracle
 from threed.distill.prior import Pictures
 from threed.machine import set_threads
-from threed.nerf import NeRF
 from threed.pictures import agreement, portraits, sheet
-from threed.pipeline import solidify, text_to_3d
+from threed.pipeline import shaped, solidify, text_to_3d
 from threed.recipes import RECIPES, Recipe
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.run import Request, Run
-from threed.train import seeded
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 128  # pixels a side of the compared pictures
@@ -115,19 +113,19 @@ def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[d
     request = Request(truth.name, recipe, seed=seed, prior="view oracle")
     with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), request) as run:
         began = time.perf_counter()
-        text_to_3d(request, run, oracle(truth, recipe.nerf.resolution, std))
+        prior = oracle(truth, recipe.stages[0].scene.resolution, std)
+        text_to_3d(request, run, prior)
         seconds = time.perf_counter() - began
         exported = read(run.path("asset.glb"))
-        nerf = NeRF(recipe.nerf, seeded(seed))
-        nerf.load_state_dict(run.latest()["scene"])
         stages = run.log.seconds()
-    made = solidify(nerf, request)  # once more, because the run's own asset has left its place
+        shape = shaped(request, run, prior)  # which the run has finished
+    made = solidify(shape, request)  # once more, because the run's own asset has left its place
     cameras = orbit(16)
     expected = surface.render(truth, cameras, SIZE, SIZE)
     with torch.no_grad():
-        volume = nerf.render(cameras, SIZE)
+        optimised = shape.render(cameras, SIZE)
     back = replace(exported, mesh=normalised(exported.mesh))
-    renders = [surface.render(made, cameras, SIZE, SIZE), volume, surface.render(back, cameras, SIZE, SIZE)]
+    renders = [surface.render(made, cameras, SIZE, SIZE), optimised, surface.render(back, cameras, SIZE, SIZE)]
     values = [value for render in renders for value in agreement(render, expected)]
     figures = dict(zip(FIGURES, (*values, seconds), strict=True))
     row = {"solid": truth.name, **{name: round(value, 3) for name, value in figures.items()}}

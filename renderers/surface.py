@@ -2,32 +2,57 @@
 
 A pixel is the mean of supersample x supersample samples on a regular lattice inside it (a box filter); every picture
 is multiplied by alpha. Normals are those of the faces, or smooth; seen from behind, they are turned round.
+
+Where the vertices want a gradient, it is that of what is seen along the rays through the samples, which stay in place,
+and of the outline, which `antialias` moves over them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import ops
+from threed.renderers.torch_ops import Edges, Fragments
 from threed.renderers.volume import Render
 
 AMBIENT = 0.45  # the light that reaches every side
 TOWARD_LIGHT = (-0.3, 0.5, 1.0)  # camera space: the lamp stands above the viewer's left shoulder
 CLAY = 0.8  # the albedo of a mesh without a texture
+GRAZING = 1e-3  # the least cosine between a ray and a normal at which the point that it meets has a gradient
+
+Albedo = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N 3"]]  # points of the world to display sRGB in [0, 1]
 
 
 def render(
-    surface: Asset | Mesh, cameras: Cameras, height: int, width: int, supersample: int = 2, smooth: bool = False
+    surface: Asset | Mesh,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    supersample: int = 2,
+    smooth: bool = False,
+    albedo: Albedo | None = None,
 ) -> Render:
-    """Pictures of a surface; differentiable to its texture. A mesh alone looks like light grey clay."""
-    views = [_view(surface, cameras[i : i + 1], height, width, supersample, smooth) for i in range(len(cameras))]
-    rgb, albedo, alpha, depth, normal = torch.cat(views).split([3, 3, 1, 1, 3], dim=-1)
-    return Render(rgb, albedo, alpha, depth, normal)
+    """Pictures of a surface, differentiable to its texture, to what `albedo` is made of, and to its vertices.
+
+    `albedo` paints a mesh; a mesh alone looks like light grey clay.
+    """
+    mesh = surface.mesh if isinstance(surface, Asset) else surface
+    outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
+    paint = _paint(surface, albedo)
+    views = [
+        _view(mesh, paint, cameras[i : i + 1], height * supersample, width * supersample, smooth, outline)
+        for i in range(len(cameras))
+    ]
+    pictures = functional.avg_pool2d(torch.cat(views).movedim(-1, 1), supersample).movedim(1, -1)
+    return Render(*pictures.split([3, 3, 1, 1, 3], dim=-1))
 
 
 def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:
@@ -36,34 +61,74 @@ def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:
     return AMBIENT + (1 - AMBIENT) * (normal @ toward).clamp(min=0)[..., None]
 
 
+def _paint(surface: Asset | Mesh, albedo: Albedo | None) -> Callable[[Fragments, Tensor, Tensor], Tensor]:
+    """The albedo of what is seen, out of fragments, which of them are covered, and their points."""
+    if albedo:
+        return lambda fragments, covered, points: albedo(points)
+    if isinstance(surface, Mesh):
+        return lambda fragments, covered, points: torch.full_like(points, CLAY)
+    primitives = ops(surface.uvs.device)
+
+    def textured(fragments: Fragments, covered: Tensor, points: Tensor) -> Tensor:
+        uv = primitives.interpolate(surface.uvs, surface.uv_faces, fragments)[covered]
+        return primitives.texture(surface.material.base_color, uv)
+
+    return textured
+
+
 def _view(
-    surface: Asset | Mesh, camera: Cameras, height: int, width: int, supersample: int, smooth: bool
+    mesh: Mesh,
+    paint: Callable[[Fragments, Tensor, Tensor], Tensor],
+    camera: Cameras,
+    height: int,
+    width: int,
+    smooth: bool,
+    outline: Edges | None,
 ) -> Float[Tensor, "1 H W 11"]:
-    """rgb, albedo, alpha, depth and normal of one view, side by side."""
-    mesh = surface.mesh if isinstance(surface, Asset) else surface
+    """rgb, albedo, alpha, depth and normal of one view, side by side, a sample a pixel."""
     primitives = ops(mesh.vertices.device)
     clip = functional.pad(mesh.vertices, (0, 1), value=1.0) @ camera.clip_from_world(width / height).mT
-    fragments = primitives.rasterize(clip, mesh.faces, height * supersample, width * supersample)
+    fragments = primitives.rasterize(clip, mesh.faces, height, width)
     covered = fragments.face >= 0
-    face = fragments.face[covered].long()
-
-    if isinstance(surface, Asset):
-        uv = primitives.interpolate(surface.uvs, surface.uv_faces, fragments)[covered]
-        albedo = primitives.texture(surface.material.base_color, uv)
-    else:
-        albedo = clip.new_full((len(face), 3), CLAY)
-
-    toward = ((camera.position - mesh.corners[:, 0]) * mesh.face_normals).sum(-1, keepdim=True)
-    side = torch.where(toward < 0, -1.0, 1.0).to(clip)  # -1 for faces seen from behind
-    if smooth:
-        normal = primitives.interpolate(mesh.vertex_normals @ camera.rotation[0], mesh.faces, fragments)[covered]
-        normal = functional.normalize(normal, dim=-1) * side[face]
-    else:
-        normal = (mesh.face_normals * side @ camera.rotation[0])[face]
-
+    if outline:
+        fragments = _met(mesh, camera, fragments, covered)
     points = primitives.interpolate(mesh.vertices, mesh.faces, fragments)[covered]
+    normal = _normals(mesh, camera, fragments, covered, smooth)
     depth = (points - camera.position).norm(dim=-1, keepdim=True)
+    albedo = paint(fragments, covered, points)
     shown = torch.cat([albedo * headlight(normal), albedo, torch.ones_like(depth), depth, normal], dim=-1)
-    samples = shown.new_zeros(*covered.shape, shown.shape[-1])
-    samples[covered] = shown
-    return functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1)
+    samples = shown.new_zeros(*covered.shape, shown.shape[-1]).index_put((covered,), shown)
+    return primitives.antialias(samples, clip, fragments, outline) if outline else samples
+
+
+def _met(mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor, "1 H W"]) -> Fragments:
+    """The same, with barycentrics that follow the triangles, as their planes meet the rays through the samples."""
+    height, width = covered.shape[1:]
+    origin, directions = (each[covered] for each in camera.rays(height, width))
+    corners = mesh.corners[fragments.face[covered].long()]
+    a, b, c = corners.unbind(1)
+    area = (b - a).cross(c - a, dim=-1)  # along the normal, twice as long as the area
+    size = area.square().sum(-1)
+    along = (directions * area).sum(-1)
+    steep = along.square() > GRAZING**2 * size
+    way = ((a - origin) * area).sum(-1) / torch.where(steep, along, 1)
+    point = origin + way[:, None] * directions
+    opposite = [((q - p).cross(point - p, dim=-1) * area).sum(-1) for p, q in ((b, c), (c, a))]
+    moving = torch.stack(opposite, dim=-1) / torch.where(steep, size, 1)[:, None]
+    still = fragments.barycentric[covered]
+    # The value stays the rasterizer's, which is never outside the triangle.
+    followed = torch.where(steep[:, None], still + moving - moving.detach(), still)
+    return replace(fragments, barycentric=fragments.barycentric.index_put((covered,), followed))
+
+
+def _normals(
+    mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor, "1 H W"], smooth: bool
+) -> Float[Tensor, "N 3"]:
+    """Camera-space unit normals of what is seen, on the viewer's side."""
+    toward = ((camera.position - mesh.corners[:, 0]) * mesh.face_normals).sum(-1, keepdim=True)
+    side = torch.where(toward < 0, -1.0, 1.0).to(mesh.vertices)
+    face = fragments.face[covered].long()
+    if not smooth:
+        return (mesh.face_normals * side @ camera.rotation[0])[face]
+    normals = ops(mesh.vertices.device).interpolate(mesh.vertex_normals @ camera.rotation[0], mesh.faces, fragments)
+    return functional.normalize(normals[covered], dim=-1) * side[face]

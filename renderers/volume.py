@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.renderers.camera import Cameras
+from threed.renderers.mesh import Mesh
 from threed.renderers.occupancy import Occupancy
 from threed.renderers.ops import Packed, ops
 
@@ -38,6 +39,16 @@ class Field(Protocol):
 
 
 @dataclass(frozen=True)
+class Rays:
+    """What the R rays of a volume's pictures met: what regularizers ask about, beyond what can be seen."""
+
+    directions: Float[Tensor, "R 3"]  # unit, away from the camera
+    packed: Packed
+    weights: Float[Tensor, "N"]  # the share of each sample in its pixel
+    normal: Float[Tensor, "N 3"]  # unit, in the world
+
+
+@dataclass(frozen=True)
 class Render:
     """B pictures, channels last, multiplied by alpha."""
 
@@ -46,6 +57,8 @@ class Render:
     alpha: Float[Tensor, "B H W 1"]
     depth: Float[Tensor, "B H W 1"]  # metres along the ray
     normal: Float[Tensor, "B H W 3"]  # camera space, each component in [-1, 1]
+    rays: Rays | None = None  # of a volume
+    mesh: Mesh | None = None  # of a surface that is optimised
 
     def over(self, background: Float[Tensor, "*#B 3"]) -> Float[Tensor, "B H W 3"]:
         """`rgb` in front of a colour, one for all or one for each picture."""
@@ -69,11 +82,11 @@ def render(
     x, packed = _visible(field, _points(origins, directions, packed), packed)
     sample = field(x)
     values = torch.cat([sample.albedo, sample.normal], dim=-1)
-    accumulated, alpha, depth, _ = primitives.composite(sample.density, values, packed)
+    accumulated, alpha, depth, weights = primitives.composite(sample.density, values, packed)
     albedo, normal = accumulated.reshape(len(cameras), height, width, 6).split(3, dim=-1)
     normal = torch.einsum("bij,bhwi->bhwj", cameras.rotation, normal)
     alpha, depth = (each.reshape(len(cameras), height, width, 1) for each in (alpha, depth))
-    return Render(albedo, albedo, alpha, depth, normal)
+    return Render(albedo, albedo, alpha, depth, normal, Rays(directions, packed, weights, sample.normal))
 
 
 def _points(origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], packed: Packed) -> Float[Tensor, "N 3"]:

@@ -74,7 +74,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
     request = asked[0]
     recipe = request.recipe
     assert (request.seed, request.negative, request.formats) == (7, "chair", ("obj", "glb"))
-    assert (recipe.coarse.steps, recipe.asset.faces, recipe.asset.texture_size, recipe.asset.height) == (
+    assert (recipe.stages[0].steps, recipe.asset.faces, recipe.asset.texture_size, recipe.asset.height) == (
         5,
         500,
         256,

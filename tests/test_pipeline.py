@@ -35,23 +35,28 @@ from threed.run import FILES, Request, Run
 from threed.views import Views
 
 SIZE, STEPS = 32, 48
+NERF = NeRFConfig(
+    shape_rate=0.09,
+    colour_rate=0.03,
+    grid=HashGrid(levels=3, coarsest=6, finest=24),
+    resolution=SIZE,
+    samples=32,
+    occupancy=24,
+)
 RECIPE = Recipe(
     name="tiny",
     about="for tests",
-    nerf=NeRFConfig(
-        shape_rate=0.09,
-        colour_rate=0.03,
-        grid=HashGrid(levels=3, coarsest=6, finest=24),
-        resolution=SIZE,
-        samples=32,
-        occupancy=24,
-    ),
-    coarse=Stage("coarse", STEPS, Views(count=3), ("albedo", "normal"), SDS(scale=1.0, weight="clean")),
+    stages=(Stage("coarse", NERF, STEPS, Views(count=3), ("albedo", "normal"), SDS(scale=1.0, weight="clean")),),
     asset=AssetSettings(faces=600, texture_size=128, height=2.5, grid=40, smoothing=5),
 )
 REQUEST = Request("a Box, in two colours!", RECIPE, seed=3)
 SAME = ("recipe.json", "asset.glb", "asset.obj", "asset.mtl", "asset.png", "preview.png", "turntable.webp")
 CHILD = "import sys, pathlib, test_pipeline as t; t.made(pathlib.Path(sys.argv[1]), t.box())"
+
+
+def staged(**changes):
+    """The recipe with another first stage."""
+    return replace(RECIPE, stages=(replace(RECIPE.stages[0], **changes),))
 
 
 def box():
@@ -128,7 +133,7 @@ def test_report(whole):
     assert report["agreement_with_volume"]["psnr_db"] > 20
     assert report["agreement_with_volume"]["silhouette_iou"] > 0.9
     assert report["agreement_with_volume"]["views"] == 16
-    assert list(report["seconds"]) == ["start", "load", "coarse", "mesh", "export"]
+    assert list(report["seconds"]) == ["start", "load", "begin coarse", "coarse", "mesh", "export"]
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["peak_memory_bytes"] > 1e8
 
@@ -185,7 +190,7 @@ def test_killed_and_resumed_the_bytes_are_equal(whole, tmp_path, steps):
 
 
 def test_only_the_asked_formats_are_written(tmp_path):
-    request = replace(REQUEST, formats=("obj",), recipe=replace(RECIPE, coarse=replace(RECIPE.coarse, steps=8)))
+    request = replace(REQUEST, formats=("obj",), recipe=staged(steps=8))
     made(tmp_path, box(), request)
     assert not (tmp_path / "asset.glb").exists()
     assert (tmp_path / "asset.obj").exists()
@@ -198,8 +203,7 @@ def white():
 
 def test_nothing_solid_is_a_failure(tmp_path):
     """No asset is written, and the words name the remedy."""
-    coarse = replace(RECIPE.coarse, steps=1, views=Views(count=1))
-    faint = replace(RECIPE, coarse=coarse, nerf=replace(RECIPE.nerf, peak=0.2))
+    faint = staged(steps=1, views=Views(count=1), scene=replace(NERF, peak=0.2))
     with pytest.raises(Failure, match=r"no asset came out of the volume: its density stays below .*; use more --steps"):
         made(tmp_path, white(), replace(REQUEST, recipe=faint))
     assert not (tmp_path / "asset.glb").exists()
@@ -209,9 +213,9 @@ def test_nothing_solid_is_a_failure(tmp_path):
 def test_a_volume_that_vanishes_is_a_failure(tmp_path, monkeypatch):
     """The prior wants white on white; the volume is emptied, and the run ends before anything is exported."""
     monkeypatch.setattr(train, "EMPTY", 0.02)
-    coarse = replace(RECIPE.coarse, steps=400, kinds=("albedo",), white_background=0.0)
+    recipe = staged(steps=400, kinds=("albedo",), white_background=0.0)
     with pytest.raises(Failure, match=r"coarse, step \d+: the volume is empty, 3 times now; try another --seed"):
-        made(tmp_path, background_only(), replace(REQUEST, recipe=replace(RECIPE, coarse=coarse)))
+        made(tmp_path, background_only(), replace(REQUEST, recipe=recipe))
     assert not (tmp_path / "asset.glb").exists()
 
 
@@ -246,7 +250,7 @@ def test_a_mesh_becomes_an_asset_without_any_prior(tmp_path):
     solid = SOLIDS["barrel"]()
     source = tmp_path / "source.glb"
     export(solid, source)
-    recipe = replace(RECIPE, start=str(source), coarse=None, asset=replace(RECIPE.asset, faces=3000, grid=96))
+    recipe = replace(RECIPE, start=str(source), stages=(), asset=replace(RECIPE.asset, faces=3000, grid=96))
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         made(folder, None, Request("a barrel", recipe))
@@ -262,7 +266,7 @@ def test_distillation_goes_on_from_a_start(tmp_path):
     """Handed the true shape, it is nearer to it after a few steps than a soft ball is."""
     source = tmp_path / "source.glb"
     export(SOLIDS["box"](), source)
-    few = replace(RECIPE, coarse=replace(RECIPE.coarse, steps=4))
+    few = staged(steps=4)
     scores = []
     for name, start in (("ball", "sphere"), ("box", str(source))):
         asset = made(tmp_path / name, box(), replace(REQUEST, recipe=replace(few, start=start)))
@@ -285,4 +289,4 @@ def test_a_prompt_far_from_what_the_start_knows_is_told(tmp_path):
 
 def test_neither_start_nor_optimisation(tmp_path):
     with pytest.raises(ValueError, match="recipe 'tiny' has neither a start nor an optimisation"):
-        made(tmp_path / "run", box(), replace(REQUEST, recipe=replace(RECIPE, coarse=None)))
+        made(tmp_path / "run", box(), replace(REQUEST, recipe=replace(RECIPE, stages=())))

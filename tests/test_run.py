@@ -232,8 +232,8 @@ def test_resuming_nothing_begins(tmp_path: Path) -> None:
         ({"formats": ("glb",)}, r"formats was \['glb', 'obj'\] and is \['glb'\] now"),
         ({"version": "0.0.1"}, "version was .* and is '0.0.1' now"),
         (
-            {"recipe": replace(RECIPE, coarse=replace(RECIPE.coarse, steps=7))},
-            "recipe.coarse.steps was .* and is 7 now",
+            {"recipe": replace(RECIPE, stages=(replace(RECIPE.stages[0], steps=7),))},
+            "recipe.stages.0.steps was .* and is 7 now",
         ),
     ],
 )
@@ -260,7 +260,7 @@ def test_recipe_json_is_readable_sorted_and_complete(tmp_path: Path) -> None:
     assert text.splitlines()[1].startswith('  "device": "cpu"')
     names = list(settings(json.loads(text)))
     assert names == sorted(names, key=lambda name: name.split("."))
-    assert {"prompt", "negative", "seed", "prior", "recipe.asset.height", "recipe.coarse.loss.scale"} <= set(names)
+    assert {"prompt", "negative", "seed", "prior", "recipe.asset.height", "recipe.stages.0.loss.scale"} <= set(names)
 
 
 @pytest.mark.parametrize("both", [True, False])

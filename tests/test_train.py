@@ -35,13 +35,14 @@ CONFIG = NeRFConfig(
 )
 STAGE = Stage(
     name="coarse",
+    scene=CONFIG,
     steps=14,
     views=Views(count=2),
     kinds=("albedo", "normal"),
     loss=SDS(scale=1.0, weight="clean"),
     terms=Terms(sparsity=Anneal(0.1), opacity=Anneal(0.0, 0.2)),
 )
-REQUEST = Request("a ball", Recipe("tiny", "for tests", CONFIG, coarse=STAGE), seed=5)
+REQUEST = Request("a ball", Recipe("tiny", "for tests", stages=(STAGE,)), seed=5)
 
 
 @pytest.fixture(autouse=True)
@@ -295,11 +296,10 @@ def test_contact_sheet_has_a_row_a_kind():
 def test_the_recipes_fit_their_priors():
     """Every recipe that optimises asks for kinds of pictures that analytic priors know; the others have a start."""
     for recipe in RECIPES.values():
-        if recipe.coarse is None:
-            assert recipe.start != "sphere"
-            continue
-        assert set(recipe.coarse.kinds) <= set(Scripted().kinds)
-        assert recipe.coarse.kinds
+        assert recipe.stages or recipe.start != "sphere"
+        for stage in recipe.stages:
+            assert stage.kinds
+            assert set(stage.kinds) <= set(Scripted().kinds)
 
 
 def test_every_path_of_a_run_lies_in_its_folder(whole):

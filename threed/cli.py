@@ -60,14 +60,16 @@ class Text:
     prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
     output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
     seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
-    recipe: Annotated[str, said("How it is made: instant, refined or dreamfusion (threed/recipes.py).")] = "instant"
+    recipe: Annotated[str, said("How it is made: instant, refined, dreamfusion, magic3d (threed/recipes.py).")] = (
+        "instant"
+    )
     prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
     negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
     start: Annotated[
         str | None,
         said("What it grows from: sphere, volume (a rough shape out of the text), or a mesh file.", "the recipe's"),
     ] = None
-    steps: Annotated[int | None, said(f"Optimisation steps, {STEPS[0]} to {STEPS[1]}.", "the recipe's")] = None
+    steps: Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")] = None
     format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
     faces: Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")] = None
     texture_size: Annotated[
@@ -202,17 +204,18 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
     given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
     asset = replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
     recipe = replace(recipe, asset=asset, start=asked.start or recipe.start)
-    if recipe.coarse is None and recipe.start == "sphere":
+    if not recipe.stages and recipe.start == "sphere":
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
         )
     if asked.steps is None:
         return recipe
-    if recipe.coarse is None:
+    if not recipe.stages:
         raise Mistake(
             f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use --recipe dreamfusion"
         )
-    return replace(recipe, coarse=replace(recipe.coarse, steps=asked.steps))
+    share = asked.steps / sum(stage.steps for stage in recipe.stages)
+    return replace(recipe, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in recipe.stages))
 
 
 def check_prior(request: Request) -> None:

@@ -38,27 +38,34 @@ class Volume(Field, Protocol):
 
 
 def extract(volume: Volume, grid: int, smoothing: int) -> Mesh:
-    """The closed, outward solid whose silhouettes agree best with the volume's, over all its thresholds.
+    """The closed, outward solid of `best`, cleaned; `smoothing` is the number of Taubin iterations.
 
-    `grid` is the number of cells along a side, `smoothing` the number of Taubin iterations. Raises ValueError when no
-    threshold leaves anything solid.
+    Raises ValueError when no threshold leaves anything solid.
+    """
+    return clean(best(volume, grid)[1], smoothing=smoothing)
+
+
+def best(volume: Volume, grid: int) -> tuple[float, Mesh]:
+    """The threshold whose solid has the silhouettes that agree best with the volume's, and that solid.
+
+    `grid` is the number of cells along a side. Raises ValueError when no threshold leaves anything solid.
     """
     density = sampled(volume, grid)
-    surfaces = (isosurface(density, threshold, volume.bound) for threshold in volume.thresholds)
-    solids = [solid for solid in surfaces if solid is not None]
+    surfaces = {threshold: isosurface(density, threshold, volume.bound) for threshold in volume.thresholds}
+    solids = [(threshold, solid) for threshold, solid in surfaces.items() if solid is not None]
     if not solids:
         raise ValueError(f"its density stays below {volume.thresholds[0]} per metre everywhere; use more --steps")
     if len(volume.thresholds) == 1:
-        return clean(solids[0], smoothing=smoothing)
+        return solids[0]
     cameras = orbit(8)
     with torch.no_grad():
         soft = volume.render(cameras)
     size = soft.alpha.shape[1]
 
-    def agreement(solid: Mesh) -> float:
-        return silhouette_iou(surface.render(solid, cameras, size, size, supersample=1).alpha, soft.alpha)
+    def agreement(found: tuple[float, Mesh]) -> float:
+        return silhouette_iou(surface.render(found[1], cameras, size, size, supersample=1).alpha, soft.alpha)
 
-    return clean(max(solids, key=agreement), smoothing=smoothing)
+    return max(solids, key=agreement)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 
@@ -12,20 +13,24 @@ from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.errors import Failure
 from threed.exporters import export, place
-from threed.exporters.bake import bake
+from threed.exporters.bake import Colour, bake
+from threed.exporters.clean import clean
 from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import unwrap
-from threed.isosurface import Volume, extract, surface_colour
+from threed.isosurface import best, extract, surface_colour
 from threed.machine import peak_memory
-from threed.nerf import NeRF
-from threed.recipes import Stage
+from threed.nerf import NeRF, NeRFConfig
+from threed.recipes import AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
-from threed.renderers.mesh import Asset, Material
+from threed.renderers.mesh import Asset, Material, Mesh
 from threed.run import Request, Run, slug
+from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
 from threed.train import fit, seeded
+
+Shape = VoxelField | NeRF | Solid  # whatever can be seen, and made an asset of
 
 
 def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
@@ -33,24 +38,35 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
 
     `prior` stands in for the one that the request names. Raises Failure when nothing solid comes out.
     """
-    recipe = request.recipe
+    shape = shaped(request, run, prior)
+    with run.log.stage("mesh"):
+        asset = solidify(shape, request)  # the solid that looks most like it, and its texture
+    with run.log.stage("export"):
+        placed = deliver(asset, request, run)
+    run.write("report.json", (json.dumps(report(asset, placed, shape, run), indent=2) + "\n").encode())
+    return placed
+
+
+def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
+    """The recipe's start, and what its stages make of it; at once where the run has done it already."""
+    recipe, done = request.recipe, dict[str, Any]()
     with run.log.stage("start"):
         if recipe.start == "volume":
             warn(request, run)
-        start = begin(recipe.start, request.prompt, request.seed, located(request.prior))
-    volume: Volume
-    if recipe.coarse:
-        volume = optimised(start, recipe.coarse, request, run, prior)
-    elif start:
-        volume = start
-    else:
+        shape: Shape | None = begin(recipe.start, request.prompt, request.seed, located(request.prior))
+    if recipe.stages:
+        with run.log.stage("load"):
+            prior = prior or load(request.prior, request.device)
+    for stage in recipe.stages:
+        assert prior
+        with run.log.stage(f"begin {stage.name}"):
+            scene = begun(stage.scene, shape, request).to(request.device)
+        fit(scene, stage, prior, request, run, done)
+        done[stage.name] = scene.state_dict()
+        shape = scene.cpu()  # what follows is work for processors
+    if shape is None:
         raise ValueError(f"recipe {recipe.name!r} has neither a start nor an optimisation; give it one of them")
-    with run.log.stage("mesh"):
-        asset = solidify(volume, request)  # the solid that looks most like it, and its texture
-    with run.log.stage("export"):
-        placed = deliver(asset, request, run)
-    run.write("report.json", (json.dumps(report(asset, placed, volume, run), indent=2) + "\n").encode())
-    return placed
+    return shape
 
 
 def warn(request: Request, run: Run) -> None:
@@ -62,16 +78,24 @@ def warn(request: Request, run: Run) -> None:
         )
 
 
-def optimised(start: VoxelField | None, stage: Stage, request: Request, run: Run, prior: Prior | None) -> NeRF:
-    """A soft volume that looks like the prompt, from a start or from nothing."""
-    with run.log.stage("load"):
-        prior = prior or load(request.prior, request.device)
-        nerf = NeRF(request.recipe.nerf, seeded(request.seed))
-        if start:
-            imitate(nerf, start, seeded(request.seed))
-        nerf.to(request.device)
-    fit(nerf, stage, prior, request, run)
-    return nerf.cpu()  # what follows is work for processors
+def begun(config: NeRFConfig | SolidConfig, shape: Shape | None, request: Request) -> NeRF | Solid:
+    """A scene that looks like what there is so far. Raises Failure for a volume without a surface."""
+    generator = seeded(request.seed)
+    match config, shape:
+        case SolidConfig(), Solid():
+            return shape.continued(config)
+        case SolidConfig(), NeRF() | VoxelField():
+            try:
+                threshold, _ = best(shape, request.recipe.asset.grid)
+                return Solid.from_volume(shape, threshold, config, generator)
+            except ValueError as error:
+                raise Failure(f"no surface came out of the volume: {error}") from error
+        case NeRFConfig(), None | VoxelField():
+            nerf = NeRF(config, generator)
+            if shape:
+                imitate(nerf, shape, generator)
+            return nerf
+    raise ValueError(f"a {type(config).__name__} cannot begin as {shape}; change the recipe's stages")
 
 
 def load(name: str, device: str) -> Prior:
@@ -79,18 +103,26 @@ def load(name: str, device: str) -> Prior:
     return Embedded.load(located(name), device)
 
 
-def solidify(volume: Volume, request: Request) -> Asset:
-    """Surface, triangles, UVs and texture of a volume, still in the volume's own place and size."""
+def solidify(shape: Shape, request: Request) -> Asset:
+    """Surface, triangles, UVs and texture of a shape, still in the shape's own place and size."""
     wanted = request.recipe.asset
     try:
-        mesh = simplify(extract(volume, wanted.grid, wanted.smoothing), wanted.faces)
+        raw, painted = surface_of(shape, wanted)
+        mesh = simplify(raw, wanted.faces)
         uvs, uv_faces = unwrap(mesh, wanted.texture_size)
-        colour = bake(mesh, uvs, uv_faces, surface_colour(volume), wanted.texture_size)
+        colour = bake(mesh, uvs, uv_faces, painted, wanted.texture_size)
         asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, Material(colour))
         verify(asset)
     except ValueError as error:
         raise Failure(f"no asset came out of the volume: {error}") from error
     return asset
+
+
+def surface_of(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Colour]:
+    """The closed surface of a shape, and what colour it has where."""
+    if isinstance(shape, Solid):
+        return clean(shape.surface(), smoothing=0), lambda points, normals: shape.albedo(points)
+    return extract(shape, wanted.grid, wanted.smoothing), surface_colour(shape)
 
 
 def deliver(asset: Asset, request: Request, run: Run) -> Asset:
@@ -104,10 +136,10 @@ def deliver(asset: Asset, request: Request, run: Run) -> Asset:
 
 
 @torch.no_grad()
-def report(asset: Asset, placed: Asset, volume: Volume, run: Run) -> dict[str, object]:
-    """What was made, how true it is to the volume, and what it took."""
+def report(asset: Asset, placed: Asset, shape: Shape, run: Run) -> dict[str, object]:
+    """What was made, how true it is to the shape that was optimised, and what it took."""
     cameras = orbit(16)
-    soft = volume.render(cameras)
+    soft = shape.render(cameras)
     size = soft.alpha.shape[1]
     psnr, iou = pictures.agreement(surface.render(asset, cameras, size, size), soft)
     return {

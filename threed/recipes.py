@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
+from threed.solid import SolidConfig
 from threed.views import Views
 
 
@@ -16,13 +17,18 @@ class Terms:
 
     sparsity: Anneal = field(default_factory=lambda: Anneal(0.0))  # no haze
     opacity: Anneal = field(default_factory=lambda: Anneal(0.0))  # solid or empty, nothing between
+    orientation: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: what is seen faces the camera
+    z_variance: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: a ray meets one thin surface
+    normal_consistency: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: neighbours face one way
+    laplacian: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: vertices lie amid their neighbours
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One optimisation: how long, seen from where, under which loss."""
+    """One optimisation: of what, how long, seen from where, under which loss."""
 
     name: str
+    scene: NeRFConfig | SolidConfig  # begins as what the stage before left, or as the recipe's start
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
@@ -46,11 +52,21 @@ class AssetSettings:
 class Recipe:
     name: str
     about: str  # one line for --help
-    nerf: NeRFConfig = field(default_factory=NeRFConfig)
     start: str = "sphere"  # a soft ball; or "volume", out of the text; or a mesh file
-    coarse: Stage | None = None  # without it the start is the shape
+    stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     asset: AssetSettings = field(default_factory=AssetSettings)
 
+
+COARSE = Stage(
+    name="coarse",
+    scene=NeRFConfig(),
+    steps=150,
+    views=Views(),
+    kinds=("albedo", "normal"),
+    # Poole et al., with Imagen: 15,000 steps, scale 100, t in [0.02, 0.98], w = sigma^2. A small prior that predicts
+    # clean pictures wants little guidance, and a shape settles best from noisy to less noisy.
+    loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -64,26 +80,37 @@ RECIPES: dict[str, Recipe] = {
             name="refined",
             about="the start, then score distillation at low timesteps only: what is there already is kept",
             start="volume",
-            nerf=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
-            coarse=Stage(
-                name="coarse",
-                steps=60,
-                views=Views(),
-                kinds=("albedo", "normal"),
-                loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.5, 0.2), weight="clean"),
+            stages=(
+                Stage(
+                    name="coarse",
+                    scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
+                    steps=60,
+                    views=Views(),
+                    kinds=("albedo", "normal"),
+                    loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.5, 0.2), weight="clean"),
+                ),
             ),
         ),
         Recipe(
             name="dreamfusion",
             about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
-            coarse=Stage(
-                name="coarse",
-                steps=150,
-                views=Views(),
-                kinds=("albedo", "normal"),
-                # Poole et al., with Imagen: 15,000 steps, scale 100, t in [0.02, 0.98], w = sigma^2. A small prior that
-                # predicts clean pictures wants little guidance, and a shape settles best from noisy to less noisy.
-                loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+            stages=(COARSE,),
+        ),
+        Recipe(
+            name="magic3d",
+            about="coarse to fine (Lin et al. 2022): that, then a surface on a tetrahedral grid at low timesteps",
+            stages=(
+                COARSE,
+                Stage(
+                    name="fine",
+                    scene=SolidConfig(),
+                    steps=60,
+                    views=Views(),
+                    kinds=("albedo", "normal"),
+                    # Lin et al.: 3,000 steps at 512 pixels, t in [0.02, 0.5], normal consistency 1e4 under their sums.
+                    loss=SDS(scale=2.0, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.3, 0.1), weight="clean"),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
             ),
         ),
     ]

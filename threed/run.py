@@ -138,7 +138,9 @@ def slug(prompt: str) -> str:
 
 
 def settings(tree: Any, name: str = "") -> dict[str, Any]:
-    """A nested request as one level of dotted names."""
+    """A nested request as one level of dotted names; of a list of tables, each goes by its number, from 0."""
+    if isinstance(tree, list) and any(isinstance(each, dict) for each in tree):
+        tree = {str(number): each for number, each in enumerate(tree)}
     if not isinstance(tree, dict):
         return {name: tree}
     return {k: v for key, value in tree.items() for k, v in settings(value, f"{name}.{key}" if name else key).items()}

@@ -7,9 +7,10 @@ that is negative inside: only where it is 0 matters.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -115,6 +116,15 @@ class TetScene(nn.Module):
         if not all(0 < radius < config.bound for radius in radii):
             raise Mistake(f"radii of {radii} m; use three between 0 and {config.bound}, half the side of the cube")
         return cls.from_level(lambda x: (x / x.new_tensor(radii)).norm(dim=-1) - 1, config)
+
+    def continued(self, config: TetConfig) -> TetScene:
+        """The same surface, to be optimised at other rates. Raises ValueError for a configuration of another grid."""
+        rates = {"distance_rate": self.config.distance_rate, "deformation_rate": self.config.deformation_rate}
+        if replace(config, **rates) != self.config:
+            raise ValueError(f"a surface on the grid of {self.config} cannot go on as {config}; change the rates alone")
+        scene = copy.deepcopy(self)
+        scene.config = config
+        return scene
 
     @property
     def grid(self) -> TetGrid:

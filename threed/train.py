@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,11 +14,13 @@ from torch import Tensor
 
 from threed.distill.prior import Pictures, Prior
 from threed.errors import Failure
+from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.pictures import png, sheet
 from threed.recipes import Stage, Terms
-from threed.regularizers import opacity, sparsity
+from threed.regularizers import opacity, orientation, sparsity, z_variance
 from threed.renderers.camera import Cameras
-from threed.renderers.volume import Render
+from threed.renderers.mesh import Mesh
+from threed.renderers.volume import Rays, Render
 from threed.run import Request, Run
 
 CHECKPOINT_EVERY = 20  # steps
@@ -35,8 +39,12 @@ class Scene(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
 
 
-def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) -> None:
+def fit(
+    scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run, done: dict[str, Any] | None = None
+) -> None:
     """Optimise `scene` through `stage`, from the run's last checkpoint of it on.
+
+    `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along.
 
     A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
     stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
@@ -62,7 +70,7 @@ def fit(scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run) ->
                 continue
             finished = step == stage.steps
             if step % CHECKPOINT_EVERY == 0 or finished:  # only a state that was looked at is kept, the last one too
-                run.checkpoint(state_of(stage, scene, optimizer, step, attempt))
+                run.checkpoint(state_of(stage, scene, optimizer, step, attempt) | {"done": done or {}})
             if finished:
                 break
             optimizer.zero_grad(set_to_none=True)
@@ -88,6 +96,9 @@ def state_of(stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer, step:
 def restore(run: Run, stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     """Put the run's last state of this stage back; returns its step and attempt, (0, 0) where there is none."""
     state = run.latest()
+    if state and stage.name in state["done"]:
+        scene.load_state_dict(state["done"][stage.name])
+        return stage.steps, 0
     if state is None or state["stage"] != stage.name:
         return 0, 0
     scene.load_state_dict(state["scene"])
@@ -126,8 +137,40 @@ def background(stage: Stage, generator: torch.Generator) -> Float[Tensor, "3"]:
 
 def terms(weights: Terms, render: Render, progress: float) -> dict[str, Tensor]:
     """The weighted regularizers that a stage asks for by now."""
-    asked = {"sparsity": (weights.sparsity(progress), sparsity), "opacity": (weights.opacity(progress), opacity)}
-    return {name: weight * term(render.alpha) for name, (weight, term) in asked.items() if weight}
+    asked = {term.name: getattr(weights, term.name)(progress) for term in fields(weights)}
+    return {name: weight * TERMS[name](render) for name, weight in asked.items() if weight}
+
+
+def _of_rays(render: Render) -> Rays:
+    if render.rays is None:
+        raise ValueError("orientation and z_variance are terms of volumes; leave them out for a surface")
+    return render.rays
+
+
+def _of_surface(render: Render) -> Mesh:
+    if render.mesh is None:
+        raise ValueError("normal_consistency and laplacian are terms of surfaces; leave them out for a volume")
+    return render.mesh
+
+
+def _orientation(render: Render) -> Tensor:
+    rays = _of_rays(render)
+    return orientation(rays.weights.detach(), rays.normal, rays.directions, rays.packed)
+
+
+def _z_variance(render: Render) -> Tensor:
+    rays = _of_rays(render)
+    return z_variance(rays.weights, rays.packed)
+
+
+TERMS: dict[str, Callable[[Render], Tensor]] = {
+    "sparsity": lambda render: sparsity(render.alpha),
+    "opacity": lambda render: opacity(render.alpha),
+    "orientation": _orientation,
+    "z_variance": _z_variance,
+    "normal_consistency": lambda render: normal_consistency(_of_surface(render)),
+    "laplacian": lambda render: laplacian(_of_surface(render)),
+}
 
 
 def trouble(losses: dict[str, Tensor], render: Render) -> str | None:
