@@ -39,8 +39,13 @@ def partial_name(name: str) -> str:
 
 
 def png(picture: Float[Tensor, "H W 3"]) -> bytes:
-    """Display sRGB in [0, 1] as an 8-bit PNG; the grey k / 255 becomes the byte k."""
+    """Values in [0, 1], display sRGB if they are colours, as an 8-bit PNG; the grey k / 255 becomes the byte k."""
     levels = (picture.detach().cpu().clamp(0, 1) * 255).round().byte()
     stream = io.BytesIO()
     Image.fromarray(levels.numpy(), "RGB").save(stream, "PNG", optimize=False, compress_level=6)
     return stream.getvalue()
+
+
+def normal_png(normal: Float[Tensor, "H W 3"]) -> bytes:
+    """A normal map: -1 becomes the byte 0 and 1 the byte 255 (glTF 2.0, section 3.9.3); flat is (128, 128, 255)."""
+    return png((normal + 1) / 2)

@@ -1,4 +1,4 @@
-"""glTF 2.0 binary: one node, one mesh, one material, its texture inside, no extension.
+"""glTF 2.0 binary: one node, one mesh, one material, its textures inside, no extension.
 
 glTF's axes, units and UVs are the project's own (+Y up, front +Z, metres, v down), so numbers are written as they are.
 The same asset gives the same bytes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threed.exporters import files
-from threed.renderers.mesh import Asset, Mesh
+from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.tangents import corner_tangents, mirrored
 
 UNSIGNED_SHORT, UNSIGNED_INT, FLOAT = 5123, 5125, 5126
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
+IMAGES = {"baseColorTexture": "", "metallicRoughnessTexture": "_metallic_roughness", "normalTexture": "_normal"}
 
 
 def write(asset: Asset, path: Path) -> None:
@@ -29,29 +32,30 @@ def write(asset: Asset, path: Path) -> None:
 
 def encode(asset: Asset) -> bytes:
     """The file's bytes: a header, a JSON chunk, a binary chunk (glTF 2.0 specification, section 4.4)."""
-    vertex, uv, indices = split(asset)
-    positions = asset.mesh.vertices[vertex].detach().cpu().float().numpy()
-    normals = unit_normals(asset.mesh)[vertex].cpu().float().numpy()
-    uvs = asset.uvs[uv].detach().cpu().float().numpy()
+    corner, indices = split(asset)
+    attributes = {name: x[corner].detach().cpu().float().numpy() for name, x in corner_attributes(asset).items()}
     # 65535 is reserved: it restarts primitives.
-    short = len(vertex) < 65535
+    short = len(corner) < 65535
     arrays = [indices.cpu().numpy().astype("<u2" if short else "<u4").reshape(-1)]
-    arrays += [x.astype("<f4") for x in (positions, normals, uvs)]
-    blobs = [x.tobytes() for x in arrays] + [files.png(asset.material.base_color)]
-    targets = [ELEMENT_ARRAY_BUFFER, ARRAY_BUFFER, ARRAY_BUFFER, ARRAY_BUFFER, None]
+    arrays += [x.astype("<f4") for x in attributes.values()]
+    images = pictures(asset.material)
+    blobs = [*(x.tobytes() for x in arrays), *images.values()]
+    targets = [ELEMENT_ARRAY_BUFFER, *(ARRAY_BUFFER for _ in attributes)]
     views, offset = [], 0
-    for blob, target in zip(blobs, targets, strict=True):
+    for blob, target in zip_longest(blobs, targets):
         view = {"buffer": 0, "byteOffset": offset, "byteLength": len(blob)}
         views.append(view | ({"target": target} if target else {}))
         offset += len(_padded(blob, b"\0"))
-    kinds = ["SCALAR", "VEC3", "VEC3", "VEC2"]
-    components = [UNSIGNED_SHORT if short else UNSIGNED_INT, FLOAT, FLOAT, FLOAT]
+    components = [UNSIGNED_SHORT if short else UNSIGNED_INT, *(FLOAT for _ in attributes)]
+    kinds = ["SCALAR", *(f"VEC{x.shape[1]}" for x in attributes.values())]
     accessors: list[dict[str, object]] = [
         {"bufferView": i, "componentType": component, "count": len(array), "type": kind}
         for i, (array, component, kind) in enumerate(zip(arrays, components, kinds, strict=True))
     ]
+    positions = attributes["POSITION"]
     accessors[1] |= {"min": positions.min(0).tolist(), "max": positions.max(0).tolist()}
-    tree = _tree(asset) | {"accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": offset}]}
+    tree = _tree(asset, list(attributes), list(images))
+    tree |= {"accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": offset}]}
     chunks = [
         (b"JSON", _padded(json.dumps(tree, separators=(",", ":")).encode(), b" ")),
         (b"BIN\0", b"".join(_padded(blob, b"\0") for blob in blobs)),
@@ -60,11 +64,43 @@ def encode(asset: Asset) -> bytes:
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
 
 
-def split(asset: Asset) -> tuple[Int[Tensor, "S"], Int[Tensor, "S"], Int[Tensor, "F 3"]]:
-    """A vertex for every pair of position and UV that meet in a corner: the indices of both, and the triangles."""
-    pairs = asset.mesh.faces * len(asset.uvs) + asset.uv_faces
-    unique, indices = pairs.unique(return_inverse=True)
-    return unique // len(asset.uvs), unique % len(asset.uvs), indices
+def split(asset: Asset) -> tuple[Int[Tensor, "S"], Int[Tensor, "F 3"]]:
+    """A vertex for all corners with the same position and UV: one of those corners each, and the triangles.
+
+    Under a normal map, corners where the layout is mirrored stay apart from those where it is not.
+    """
+    key = asset.mesh.faces * len(asset.uvs) + asset.uv_faces
+    if asset.material.normal is not None:
+        key = key * 2 + mirrored(asset.uvs, asset.uv_faces)[:, None]
+    unique, indices = key.unique(return_inverse=True)
+    corner = torch.empty_like(unique)
+    corner[indices.reshape(-1)] = torch.arange(indices.numel(), device=indices.device)
+    return corner, indices
+
+
+def corner_attributes(asset: Asset) -> dict[str, Float[Tensor, "C _"]]:
+    """glTF's vertex attributes at all corners of all faces.
+
+    Tangents are written wherever there is a normal map: without them some engines compute MikkTSpace's, as glTF asks,
+    others take derivatives in screen space, where the map was not baked, and the Khronos validator warns.
+    """
+    mesh, vertex, uv = asset.mesh, asset.mesh.faces.reshape(-1), asset.uv_faces.reshape(-1)
+    attributes = {"POSITION": mesh.vertices[vertex], "NORMAL": unit_normals(mesh)[vertex], "TEXCOORD_0": asset.uvs[uv]}
+    if asset.material.normal is not None:
+        attributes["TANGENT"] = corner_tangents(mesh, asset.uvs, asset.uv_faces).reshape(-1, 4)
+    return attributes
+
+
+def pictures(material: Material) -> dict[str, bytes]:
+    """The textures as PNGs, by what glTF calls them; the first is the base colour."""
+    found = {"baseColorTexture": files.png(material.base_color)}
+    if material.roughness_metallic is not None:
+        # Red stays white: programs that keep occlusion there find none.
+        packed = torch.nn.functional.pad(material.roughness_metallic, (1, 0), value=1.0)
+        found["metallicRoughnessTexture"] = files.png(packed)
+    if material.normal is not None:
+        found["normalTexture"] = files.normal_png(material.normal)
+    return found
 
 
 def unit_normals(mesh: Mesh) -> Float[Tensor, "V 3"]:
@@ -74,25 +110,33 @@ def unit_normals(mesh: Mesh) -> Float[Tensor, "V 3"]:
     return torch.where(cancelled, normals.new_tensor([0, 1, 0]), normals)
 
 
-def _tree(asset: Asset) -> dict[str, object]:
-    """The scene without its buffers; accessors are 0 indices, 1 positions, 2 normals, 3 UVs."""
-    attributes = {"POSITION": 1, "NORMAL": 2, "TEXCOORD_0": 3}
-    surface = {
-        "baseColorTexture": {"index": 0},
-        "metallicFactor": asset.material.metallic,
-        "roughnessFactor": asset.material.roughness,
+def _tree(asset: Asset, attributes: list[str], textures: list[str]) -> dict[str, object]:
+    """The scene without its buffers; the indices are accessor 0, the pictures the last buffer views."""
+    material, place = asset.material, {name: {"index": i} for i, name in enumerate(textures)}
+    surface: dict[str, object] = {
+        "baseColorTexture": place["baseColorTexture"],
+        "metallicFactor": material.metallic,
+        "roughnessFactor": material.roughness,
     }
+    if "metallicRoughnessTexture" in place:
+        shine = place["metallicRoughnessTexture"]
+        surface |= {"metallicFactor": 1.0, "roughnessFactor": 1.0, "metallicRoughnessTexture": shine}
+    bumps = {"normalTexture": place["normalTexture"]} if "normalTexture" in place else {}
+    primitive = {"attributes": {name: i for i, name in enumerate(attributes, 1)}, "indices": 0, "material": 0}
     sampler = {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP_TO_EDGE, "wrapT": CLAMP_TO_EDGE}
     return {
         "asset": {"version": "2.0", "generator": "threed"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"name": asset.name, "mesh": 0}],
-        "meshes": [{"name": asset.name, "primitives": [{"attributes": attributes, "indices": 0, "material": 0}]}],
-        "materials": [{"name": asset.name, "pbrMetallicRoughness": surface, "doubleSided": False}],
-        "textures": [{"sampler": 0, "source": 0}],
+        "meshes": [{"name": asset.name, "primitives": [primitive]}],
+        "materials": [{"name": asset.name, "pbrMetallicRoughness": surface, "doubleSided": False} | bumps],
+        "textures": [{"sampler": 0, "source": i} for i in range(len(textures))],
         "samplers": [sampler],
-        "images": [{"name": asset.name, "bufferView": 4, "mimeType": "image/png"}],
+        "images": [
+            {"name": asset.name + IMAGES[name], "bufferView": 1 + len(attributes) + i, "mimeType": "image/png"}
+            for i, name in enumerate(textures)
+        ],
     }
 
 

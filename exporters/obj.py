@@ -1,6 +1,8 @@
 """Wavefront OBJ with its own NAME.mtl and NAME.png beside it, so that several assets share a folder.
 
-OBJ counts from 1 and its v grows upward from the lower left corner; axes and units are the project's.
+OBJ counts from 1 and its v grows upward from the lower left corner; axes and units are the project's. Roughness,
+metallic and the normal map have pictures of their own, which MTL's extension for physically based rendering names
+(map_Pr, map_Pm, norm); programs that do not know it show the base colour.
 """
 
 from __future__ import annotations
@@ -11,14 +13,19 @@ import torch
 
 from threed.exporters import files
 from threed.exporters.glb import unit_normals
-from threed.renderers.mesh import Asset
+from threed.renderers.mesh import Asset, Material
+
+SUFFIXES = {"map_Kd": "", "map_Pr": "_roughness", "map_Pm": "_metallic", "norm": "_normal"}
 
 
 def write(asset: Asset, path: Path) -> None:
-    """The picture and the material first: whoever sees the OBJ finds what it names. Raises OSError."""
-    texture, material = path.with_suffix(".png"), path.with_suffix(".mtl")
-    files.write(texture, files.png(asset.material.base_color))
-    files.write(material, encode_material(asset, texture.name).encode())
+    """The pictures and the material first: whoever sees the OBJ finds what it names. Raises OSError."""
+    found = pictures(asset.material)
+    names = {key: f"{path.stem}{SUFFIXES[key]}.png" for key in found}
+    for key, content in found.items():
+        files.write(path.with_name(names[key]), content)
+    material = path.with_suffix(".mtl")
+    files.write(material, encode_material(asset, names).encode())
     files.write(path, encode(asset, material.name).encode())
 
 
@@ -35,9 +42,22 @@ def encode(asset: Asset, material_file: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def encode_material(asset: Asset, texture_file: str) -> str:
-    """The texture at full strength, diffuse only: Kd multiplies the picture, and a shine would be added to it."""
-    return f"newmtl {_word(asset.name)}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd {texture_file}\n"
+def encode_material(asset: Asset, textures: dict[str, str]) -> str:
+    """The textures at full strength, diffuse only: Kd multiplies the picture, and a shine would be added to it."""
+    lines = [f"newmtl {_word(asset.name)}", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    return "\n".join(lines + [f"{key} {name}" for key, name in textures.items()]) + "\n"
+
+
+def pictures(material: Material) -> dict[str, bytes]:
+    """The textures as PNGs, by what MTL calls them."""
+    found = {"map_Kd": files.png(material.base_color)}
+    if material.roughness_metallic is not None:
+        for key, channel in zip(("map_Pr", "map_Pm"), material.roughness_metallic.split(1, dim=-1), strict=True):
+            found[key] = files.png(channel.expand(-1, -1, 3))
+    if material.normal is not None:
+        # Not map_Bump, which half of all programs take for heights.
+        found["norm"] = files.normal_png(material.normal)
+    return found
 
 
 def _word(name: str) -> str:

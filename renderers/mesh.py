@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+UNIT_SLACK = 0.01  # how far from 1 a normal map's lengths may be; 8 bits a component leave up to sqrt(3) / 255
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -59,11 +61,17 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Material:
-    """glTF's metallic-roughness material."""
+    """glTF 2.0's metallic-roughness material (section 3.9.2) with its normal map; all textures are of one size.
+
+    In files the numbers multiply the texture of roughness and metallic; here that has been done already, and the
+    numbers stand for the whole surface where there is no such texture.
+    """
 
     base_color: Float[Tensor, "H W 3"]  # display sRGB in [0, 1], as the PNG stores it
     roughness: float = 1.0
     metallic: float = 0.0
+    roughness_metallic: Float[Tensor, "H W 2"] | None = None  # linear, each in [0, 1]; green and blue in glTF's PNG
+    normal: Float[Tensor, "H W 3"] | None = None  # unit vectors in tangent space, x right, y up, z > 0; see `tangents`
 
 
 @dataclass(frozen=True)

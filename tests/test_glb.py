@@ -22,6 +22,7 @@ from threed.exporters.clean import clean
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import unwrap
 from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.tangents import corner_tangents
 
 
 def finished(shape, size=64, faces=400):
@@ -38,6 +39,17 @@ def asset():
     return finished(trimesh.creation.icosphere(4))
 
 
+@pytest.fixture(scope="module")
+def shiny(asset):
+    """The same with all textures."""
+    generator, size = torch.Generator().manual_seed(0), asset.material.base_color.shape[:2]
+    normal = torch.nn.functional.normalize(
+        torch.rand(*size, 3, generator=generator) + torch.tensor([-0.5, -0.5, 1]), dim=-1
+    )
+    shine = torch.rand(*size, 2, generator=generator)
+    return replace(asset, material=replace(asset.material, roughness_metallic=shine, normal=normal))
+
+
 def parsed(data):
     """The JSON tree, and its accessors as arrays, from the bytes alone."""
     magic, version, length = struct.unpack("<4sII", data[:12])
@@ -52,7 +64,7 @@ def parsed(data):
     assert len(rest) == 8 + size
     views = [rest[8 + v["byteOffset"] :][: v["byteLength"]] for v in tree["bufferViews"]]
     assert all(v["byteOffset"] % 4 == 0 for v in tree["bufferViews"])
-    types, width = {5123: "<u2", 5125: "<u4", 5126: "<f4"}, {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+    types, width = {5123: "<u2", 5125: "<u4", 5126: "<f4"}, {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
     arrays = []
     for a in tree["accessors"]:
         array = np.frombuffer(views[a["bufferView"]], types[a["componentType"]]).reshape(-1, width[a["type"]])
@@ -99,6 +111,128 @@ def test_the_tree_is_one_of_each_and_named(asset):
     assert [v.get("target") for v in tree["bufferViews"]] == [34963, 34962, 34962, 34962, None]
     assert tree["nodes"][0].keys() == {"name", "mesh"}
     assert not {"extensionsRequired", "extensionsUsed", "extras"} & tree.keys()
+
+
+PLAIN = (
+    '{"asset":{"version":"2.0","generator":"threed"},"scene":0,"scenes":[{"nodes":[0]}],'
+    '"nodes":[{"name":"sheet","mesh":0}],"meshes":[{"name":"sheet","primitives":[{"attributes":'
+    '{"POSITION":1,"NORMAL":2,"TEXCOORD_0":3},"indices":0,"material":0}]}],"materials":[{"name":"sheet",'
+    '"pbrMetallicRoughness":{"baseColorTexture":{"index":0},"metallicFactor":0.25,"roughnessFactor":0.5},'
+    '"doubleSided":false}],"textures":[{"sampler":0,"source":0}],'
+    '"samplers":[{"magFilter":9729,"minFilter":9987,"wrapS":33071,"wrapT":33071}],'
+    '"images":[{"name":"sheet","bufferView":4,"mimeType":"image/png"}],'
+    '"accessors":[{"bufferView":0,"componentType":5123,"count":3,"type":"SCALAR"},'
+    '{"bufferView":1,"componentType":5126,"count":3,"type":"VEC3","min":[0.0,0.0,0.0],"max":[1.0,1.0,0.0]},'
+    '{"bufferView":2,"componentType":5126,"count":3,"type":"VEC3"},'
+    '{"bufferView":3,"componentType":5126,"count":3,"type":"VEC2"}],'
+    '"bufferViews":[{"buffer":0,"byteOffset":0,"byteLength":6,"target":34963},'
+    '{"buffer":0,"byteOffset":8,"byteLength":36,"target":34962},'
+    '{"buffer":0,"byteOffset":44,"byteLength":36,"target":34962},'
+    '{"buffer":0,"byteOffset":80,"byteLength":24,"target":34962},'
+    '{"buffer":0,"byteOffset":104,"byteLength":%d}],"buffers":[{"byteLength":%d}]}'
+)
+
+
+def padded(blob, filler=b"\0"):
+    return blob + filler * (-len(blob) % 4)
+
+
+def test_a_plain_material_is_written_byte_by_byte_as_it_always_was():
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    face = torch.tensor([[0, 1, 2]])
+    sheet = Asset("sheet", Mesh(corners, face), corners[:, :2], face, Material(torch.full((2, 2, 3), 0.5), 0.5, 0.25))
+    picture = files.png(sheet.material.base_color)
+    arrays = [[0, 1, 2], corners.reshape(-1).tolist(), [0, 0, 1] * 3, corners[:, :2].reshape(-1).tolist()]
+    kinds = ("<3H", "<9f", "<9f", "<6f")
+    binary = b"".join(padded(struct.pack(kind, *array)) for kind, array in zip(kinds, arrays, strict=True))
+    binary += padded(picture)
+    tree = padded((PLAIN % (len(picture), len(binary))).encode(), b" ")
+    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    assert glb.encode(sheet) == struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def packed(material):
+    """The pictures of a material with all textures, as glTF's pixels, by name."""
+    full = torch.ones_like(material.base_color[..., :1])
+    values = {
+        "baseColorTexture": material.base_color,
+        "metallicRoughnessTexture": torch.cat([full, material.roughness_metallic], dim=-1),
+        "normalTexture": material.normal / 2 + 0.5,
+    }
+    return {name: (x * 255).round().byte().numpy() for name, x in values.items()}
+
+
+def test_bytes_hold_all_textures(shiny):
+    tree, (indices, positions, normals, uvs, tangents), views = parsed(glb.encode(shiny))
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive["attributes"] == {"POSITION": 1, "NORMAL": 2, "TEXCOORD_0": 3, "TANGENT": 4}
+    (material,) = tree["materials"]
+    surface = material.pop("pbrMetallicRoughness")
+    assert (surface.pop("metallicFactor"), surface.pop("roughnessFactor")) == (1, 1)
+    assert material == {"name": "barrel", "doubleSided": False, "normalTexture": {"index": 2}}
+    assert surface == {"baseColorTexture": {"index": 0}, "metallicRoughnessTexture": {"index": 1}}
+    assert tree["textures"] == [{"sampler": 0, "source": i} for i in range(3)]
+    for image, expected in zip(tree["images"], packed(shiny.material).values(), strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(views[image["bufferView"]]))), expected)
+    assert len({image["name"] for image in tree["images"]}) == 3
+    assert [v.get("target") for v in tree["bufferViews"]] == [34963, *[34962] * 4, None, None, None]
+    indices = indices.reshape(-1, 3)
+    np.testing.assert_array_equal(np.concatenate([positions[indices], uvs[indices]], axis=-1), corners(shiny))
+    expected = corner_tangents(shiny.mesh, shiny.uvs, shiny.uv_faces).numpy()
+    np.testing.assert_array_equal(tangents[indices], expected)
+    np.testing.assert_allclose(np.linalg.norm(tangents[:, :3], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose((tangents[:, :3] * normals).sum(1), 0, atol=1e-5)
+
+
+def test_textures_come_one_by_one(shiny):
+    full = shiny.material
+    for material, names in (
+        (replace(full, normal=None), ["baseColorTexture", "metallicRoughnessTexture"]),
+        (replace(full, roughness_metallic=None), ["baseColorTexture", "normalTexture"]),
+    ):
+        tree, arrays, _ = parsed(glb.encode(replace(shiny, material=material)))
+        look = tree["materials"][0]
+        surface = look.pop("pbrMetallicRoughness")
+        assert [name for name in (*surface, *look) if name.endswith("Texture")] == names
+        assert surface["roughnessFactor"] == (1 if material.roughness_metallic is not None else 0.75)
+        assert surface["metallicFactor"] == (1 if material.roughness_metallic is not None else 0)
+        assert len(arrays) == (4 if material.normal is None else 5)
+
+
+def test_vertices_between_mirrored_halves_are_split_for_their_tangents():
+    """A butterfly whose wings share one half of the texture, and the UVs along its body."""
+    mesh = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    uvs, uv_faces = torch.tensor([[0.0, 1], [1, 1], [0, 0]]), torch.tensor([[0, 1, 2], [0, 2, 1]])
+    plain = Asset("butterfly", mesh, uvs, uv_faces, Material(torch.rand(4, 4, 3)))
+    assert parsed(glb.encode(plain))[0]["accessors"][1]["count"] == 4
+    bumps = torch.tensor([0.0, 0, 1]).expand(4, 4, 3)
+    bumpy = replace(plain, material=replace(plain.material, normal=bumps))
+    tree, (indices, positions, _, shown, tangents), _ = parsed(glb.encode(bumpy))
+    assert tree["accessors"][1]["count"] == 6
+    indices = indices.reshape(-1, 3)
+    np.testing.assert_array_equal(np.concatenate([positions[indices], shown[indices]], axis=-1), corners(bumpy))
+    np.testing.assert_array_equal(tangents[indices[0]], [[1, 0, 0, 1]] * 3)
+    np.testing.assert_array_equal(tangents[indices[1]], [[-1, 0, 0, -1]] * 3)
+
+
+def test_other_readers_find_all_textures(shiny, tmp_path):
+    path, expected = tmp_path / "a.glb", packed(shiny.material)
+    export(shiny, path)
+    material = trimesh.load(path, process=False).geometry["barrel"].visual.material
+    document = pygltflib.GLTF2().load(path)
+    look = document.materials[0]
+    infos = (
+        look.pbrMetallicRoughness.baseColorTexture,
+        look.pbrMetallicRoughness.metallicRoughnessTexture,
+        look.normalTexture,
+    )
+    for (name, pixels), info in zip(expected.items(), infos, strict=True):
+        np.testing.assert_array_equal(np.asarray(getattr(material, name)), pixels)
+        image = document.images[document.textures[info.index].source]
+        view = document.bufferViews[image.bufferView]
+        content = document.binary_blob()[view.byteOffset :][: view.byteLength]
+        np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(content))), pixels)
+    assert (material.roughnessFactor, material.metallicFactor) == (1, 1)
 
 
 def test_normals_agree_across_seams(asset):
@@ -177,7 +311,8 @@ validator.validateBytes(bytes, {writeTimestamp: false}).then(report => console.l
 """
 
 
-def test_the_khronos_validator_finds_nothing(asset, tmp_path):
+@pytest.mark.parametrize("name", ["asset", "shiny"])
+def test_the_khronos_validator_finds_nothing(name, request, tmp_path):
     """Needs node, and the npm package gltf-validator where node finds it (NODE_PATH)."""
     node = shutil.which("node")
     probe = node and subprocess.run(
@@ -185,6 +320,7 @@ def test_the_khronos_validator_finds_nothing(asset, tmp_path):
     )
     if not probe or probe.returncode:
         pytest.skip("node or gltf-validator is not installed")
+    asset = request.getfixturevalue(name)
     export(asset, tmp_path / "a.glb")
     done = subprocess.run([node, "-e", VALIDATE, tmp_path / "a.glb"], capture_output=True, cwd=tmp_path, check=True)
     found = json.loads(done.stdout)
@@ -193,8 +329,13 @@ def test_the_khronos_validator_finds_nothing(asset, tmp_path):
 
 
 def test_the_same_asset_gives_the_same_bytes():
-    first, second = (glb.encode(finished(trimesh.creation.torus(0.7, 0.3))) for _ in range(2))
-    assert first == second
+    first, second = (finished(trimesh.creation.torus(0.7, 0.3)) for _ in range(2))
+    assert glb.encode(first) == glb.encode(second)
+    shine, normal = torch.full((64, 64, 2), 0.5), torch.tensor([0.0, 0.6, 0.8]).expand(64, 64, 3)
+    first, second = (
+        replace(x, material=replace(x.material, roughness_metallic=shine, normal=normal)) for x in (first, second)
+    )
+    assert glb.encode(first) == glb.encode(second)
 
 
 def test_greys_keep_their_bytes():

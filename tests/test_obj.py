@@ -1,5 +1,7 @@
 """OBJ: parsed here line by line, and read back by independent readers."""
 
+from dataclasses import replace
+
 import assimp_py
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from threed.exporters import export, glb
+from threed.exporters import export, glb, obj
 from threed.exporters.unwrap import unwrap
 from threed.renderers.mesh import Asset, Material, Mesh
 
@@ -90,3 +92,33 @@ def test_the_same_asset_gives_the_same_bytes(asset, path):
     before = [p.read_bytes() for p in sorted(path.parent.iterdir())]
     export(asset, path)
     assert [p.read_bytes() for p in sorted(path.parent.iterdir())] == before
+
+
+def test_every_texture_has_a_picture_of_its_own(asset, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    shine, vectors = torch.rand(64, 64, 2, generator=generator), torch.randn(64, 64, 3, generator=generator)
+    normal = torch.nn.functional.normalize(vectors.abs(), dim=-1)
+    material = replace(asset.material, roughness_metallic=shine, normal=normal)
+    export(replace(asset, material=material), tmp_path / "keg.obj")
+    named = {key: values for key, *values in lines(tmp_path / "keg.mtl")}
+    expected = {
+        "map_Kd": ("keg.png", material.base_color),
+        "map_Pr": ("keg_roughness.png", shine[..., :1].expand(-1, -1, 3)),
+        "map_Pm": ("keg_metallic.png", shine[..., 1:].expand(-1, -1, 3)),
+        "norm": ("keg_normal.png", (normal + 1) / 2),
+    }
+    for key, (name, values) in expected.items():
+        assert named[key] == [name]
+        pixels = np.asarray(Image.open(tmp_path / name))
+        np.testing.assert_array_equal(pixels, (values * 255).round().byte().numpy())
+    assert len(list(tmp_path.iterdir())) == 2 + len(expected)
+    scene = trimesh.load(tmp_path / "keg.obj", process=False, force="mesh")
+    np.testing.assert_array_equal(
+        np.asarray(scene.visual.material.image), (material.base_color * 255).round().byte().numpy()
+    )
+
+
+def test_a_plain_material_is_written_as_it_always_was(asset):
+    assert obj.encode_material(asset, {"map_Kd": "barrel.png"}) == (
+        "newmtl wooden_barrel\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd barrel.png\n"
+    )
