@@ -13,6 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threed.renderers.mesh import Mesh
+from threed.renderers.ops import ops
+
+ROOM = 0.05  # of the texture, that a layout has to fill to be of use
+OVERLAP = 0.05  # of what it fills, that it may fill twice
 
 
 def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
@@ -30,6 +34,15 @@ def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor
             return uvs.clamp(0, 1), torch.from_numpy(indices).to(mesh.faces)
         share *= min((texture_size / extent) ** 2, 0.98)
     raise ValueError(f"the charts do not fit {texture_size} texels with a gutter of {gutter}; use a larger texture")
+
+
+def has_room(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> bool:
+    """Whether a layout that came with a mesh can hold a new texture: it is not a palette's, and nothing overlaps."""
+    area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
+    clip = torch.nn.functional.pad(uvs.detach() * 2 - 1, (0, 2)) + uvs.new_tensor([0, 0, 0, 1])
+    fragments = ops(uvs.device).rasterize(clip[None], uv_faces, texture_size, texture_size)
+    covered = (fragments.face >= 0).float().mean().item()
+    return area > ROOM and area < covered * (1 + OVERLAP)
 
 
 def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"]]:

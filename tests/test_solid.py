@@ -8,6 +8,7 @@ import torch
 import trimesh
 
 from threed.distill.prior import Pictures
+from threed.paint import PaintConfig
 from threed.pictures import agreement
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
@@ -20,7 +21,9 @@ from threed.train import Scene
 from threed.views import Views
 
 CONFIG = SolidConfig(
-    tets=TetConfig(resolution=20), grid=HashGrid(levels=3, coarsest=6, finest=24), resolution=32, colour_rate=0.03
+    tets=TetConfig(resolution=20),
+    paint=PaintConfig(HashGrid(levels=3, coarsest=6, finest=24), rate=0.03),
+    resolution=32,
 )
 
 
@@ -122,8 +125,8 @@ def test_it_takes_the_colours_of_a_volume() -> None:
     solid = Solid.from_volume(Ball(), 8.0, CONFIG, seeded())
     points = solid.surface().vertices.detach()
     torch.testing.assert_close(points.norm(dim=-1), torch.full((len(points),), 0.6), atol=0.01, rtol=0)
-    assert (solid.albedo(points) - bands(points)).abs().max() < 0.1
-    assert (solid.albedo(points) - bands(points)).abs().mean() < 0.02
+    assert (solid.paint(points) - bands(points)).abs().max() < 0.1
+    assert (solid.paint(points) - bands(points)).abs().mean() < 0.02
 
 
 def test_known_views_make_it_what_they_show() -> None:
@@ -158,15 +161,19 @@ def test_known_views_make_it_what_they_show() -> None:
 def test_it_goes_on_at_other_rates_and_only_at_those() -> None:
     solid = ellipsoid()
     with torch.no_grad():
-        solid.colour.uniform_(-1, 1, generator=seeded(1))
-    still = replace(CONFIG, tets=replace(CONFIG.tets, distance_rate=0.0, deformation_rate=0.0), colour_rate=0.1)
+        solid.paint.colour.uniform_(-1, 1, generator=seeded(1))
+    still = replace(
+        CONFIG,
+        tets=replace(CONFIG.tets, distance_rate=0.0, deformation_rate=0.0),
+        paint=replace(CONFIG.paint, rate=0.1),
+    )
     other = solid.continued(still)
     assert [group["lr"] for group in other.param_groups()] == [0.0, 0.0, 0.1]
     assert torch.equal(other.render(orbit(1)).rgb, solid.render(orbit(1)).rgb)
     with pytest.raises(ValueError, match="change the rates alone"):
         solid.continued(replace(CONFIG, tets=replace(CONFIG.tets, resolution=24)))
     with pytest.raises(ValueError, match="the grid of colours that it has"):
-        solid.continued(replace(CONFIG, grid=HashGrid(levels=2, coarsest=6, finest=24)))
+        solid.continued(replace(CONFIG, paint=PaintConfig(HashGrid(levels=2))))
 
 
 def test_nothing_inside_is_an_empty_picture() -> None:

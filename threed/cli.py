@@ -1,4 +1,4 @@
-"""The command line: `threed text PROMPT`, `threed prior train`, `sample` and `evaluate`, and `threed doctor`.
+"""The command line: `threed text PROMPT`, `threed edit`, `threed prior train`, `sample`, `evaluate`, `threed doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from threed import __version__, prior_cli
+from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake, unknown
 from threed.flags import SEED, check_device, check_ranges, said
 
@@ -45,10 +46,10 @@ For example:
 """
 ABOUT = """A sentence becomes a game-ready 3D asset, on any machine.
 
-Start with: threed text "a wooden barrel"
-Your own assets: threed prior train --help
-
-Version: threed --version
+  threed text "a wooden barrel"
+  threed edit outputs/a-wooden-barrel-0 "a purple barrel"    # change it
+  threed prior train --help                                  # learn from your own assets
+  threed --version
 """
 DOCTOR_HELP = "Say what this machine offers and what is missing; exit code 1 if a run would fail."
 
@@ -88,6 +89,7 @@ class Doctor:
 
 Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
+    | Annotated[Edit, tyro.conf.subcommand("edit", description=EDIT_HELP, prefix_name=False)]
     | Annotated[prior_cli.Prior, tyro.conf.subcommand("prior", description=prior_cli.PRIOR_HELP, prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
 )
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, prior_cli.Prior):
             prior_cli.main(command.command)
         else:
-            text(command)
+            text(Text(**as_text(command)) if isinstance(command, Edit) else command)
     except Mistake as mistake:
         return complain(str(mistake), 2)
     except Failure as failure:
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def again(arguments: Sequence[str]) -> str:
     """The command that goes on where this one was stopped."""
-    if arguments[:1] != ["text"]:
+    if arguments[:1] not in (["text"], ["edit"]):
         return shlex.join(["threed", *arguments])
     return shlex.join(["threed", *(a for a in arguments if a not in {"--resume", "--overwrite"}), "--resume"])
 
@@ -204,6 +206,8 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
     given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
     asset = replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
     recipe = replace(recipe, asset=asset, start=asked.start or recipe.start)
+    if recipe.start == "mesh":
+        raise Mistake(f"recipe {recipe.name!r} begins with a mesh; give it one with --start, or use threed edit")
     if not recipe.stages and recipe.start == "sphere":
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"

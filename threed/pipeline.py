@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from threed import pictures
 from threed.distill.embedded import Embedded, located
@@ -17,20 +19,22 @@ from threed.exporters.bake import Colour, bake
 from threed.exporters.clean import clean
 from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
-from threed.exporters.unwrap import unwrap
+from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
+from threed.paint import Painted, PaintedConfig
 from threed.recipes import AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.read import normalised, read
 from threed.run import Request, Run, slug
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
 from threed.train import fit, seeded
 
-Shape = VoxelField | NeRF | Solid  # whatever can be seen, and made an asset of
+Shape = VoxelField | NeRF | Solid | Painted  # whatever can be seen, and made an asset of
 
 
 def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
@@ -78,7 +82,9 @@ def warn(request: Request, run: Run) -> None:
         )
 
 
-def begun(config: NeRFConfig | SolidConfig, shape: Shape | None, request: Request) -> NeRF | Solid:
+def begun(
+    config: NeRFConfig | SolidConfig | PaintedConfig, shape: Shape | None, request: Request
+) -> NeRF | Solid | Painted:
     """A scene that looks like what there is so far. Raises Failure for a volume without a surface."""
     generator = seeded(request.seed)
     match config, shape:
@@ -90,6 +96,9 @@ def begun(config: NeRFConfig | SolidConfig, shape: Shape | None, request: Reques
                 return Solid.from_volume(shape, threshold, config, generator)
             except ValueError as error:
                 raise Failure(f"no surface came out of the volume: {error}") from error
+        case PaintedConfig(), VoxelField():
+            asset = read(request.recipe.start)
+            return Painted(config, replace(asset, mesh=normalised(asset.mesh)), generator)
         case NeRFConfig(), None | VoxelField():
             nerf = NeRF(config, generator)
             if shape:
@@ -107,22 +116,33 @@ def solidify(shape: Shape, request: Request) -> Asset:
     """Surface, triangles, UVs and texture of a shape, still in the shape's own place and size."""
     wanted = request.recipe.asset
     try:
-        raw, painted = surface_of(shape, wanted)
-        mesh = simplify(raw, wanted.faces)
-        uvs, uv_faces = unwrap(mesh, wanted.texture_size)
-        colour = bake(mesh, uvs, uv_faces, painted, wanted.texture_size)
-        asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, Material(colour))
-        verify(asset)
+        mesh, uvs, uv_faces, colour = laid_out(shape, wanted)
+        texture = bake(mesh, uvs, uv_faces, colour, wanted.texture_size)
+        asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, Material(texture))
+        verify(asset, watertight=not isinstance(shape, Painted))
     except ValueError as error:
         raise Failure(f"no asset came out of the volume: {error}") from error
     return asset
 
 
-def surface_of(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Colour]:
-    """The closed surface of a shape, and what colour it has where."""
+def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor, Colour]:
+    """Triangles, UVs and their indices, and what colour the shape has where. Raises ValueError."""
+
+    def painted(points: Tensor, normals: Tensor) -> Tensor:
+        assert isinstance(shape, Painted | Solid)
+        return shape.paint(points)
+
+    if isinstance(shape, Painted):
+        mesh, uvs, uv_faces = shape.asset.mesh, shape.asset.uvs, shape.asset.uv_faces
+        if has_room(uvs, uv_faces, wanted.texture_size):
+            return mesh, uvs, uv_faces, painted
+        return mesh, *unwrap(mesh, wanted.texture_size), painted
     if isinstance(shape, Solid):
-        return clean(shape.surface(), smoothing=0), lambda points, normals: shape.albedo(points)
-    return extract(shape, wanted.grid, wanted.smoothing), surface_colour(shape)
+        raw, colour = clean(shape.surface(), smoothing=0), painted
+    else:
+        raw, colour = extract(shape, wanted.grid, wanted.smoothing), surface_colour(shape)
+    mesh = simplify(raw, wanted.faces)
+    return mesh, *unwrap(mesh, wanted.texture_size), colour
 
 
 def deliver(asset: Asset, request: Request, run: Run) -> Asset:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
+from threed.paint import PaintConfig, PaintedConfig
 from threed.solid import SolidConfig
 from threed.views import Views
 
@@ -28,7 +29,7 @@ class Stage:
     """One optimisation: of what, how long, seen from where, under which loss."""
 
     name: str
-    scene: NeRFConfig | SolidConfig  # begins as what the stage before left, or as the recipe's start
+    scene: NeRFConfig | SolidConfig | PaintedConfig  # begins as what the stage before left, or as the recipe's start
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
@@ -52,7 +53,7 @@ class AssetSettings:
 class Recipe:
     name: str
     about: str  # one line for --help
-    start: str = "sphere"  # a soft ball; or "volume", out of the text; or a mesh file
+    start: str = "sphere"  # a soft ball; or "volume", out of the text; or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     asset: AssetSettings = field(default_factory=AssetSettings)
 
@@ -109,6 +110,37 @@ RECIPES: dict[str, Recipe] = {
                     kinds=("albedo", "normal"),
                     # Lin et al.: 3,000 steps at 512 pixels, t in [0.02, 0.5], normal consistency 1e4 under their sums.
                     loss=SDS(scale=2.0, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.3, 0.1), weight="clean"),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="repaint",
+            about="a mesh in new colours: score distillation of its albedo alone; its triangles stay as they are",
+            start="mesh",
+            stages=(
+                Stage(
+                    name="paint",
+                    scene=PaintedConfig(),
+                    steps=80,
+                    views=Views(),
+                    kinds=("albedo", "normal"),
+                    loss=SDS(scale=4.0, t_min=Anneal(0.9, 0.3), t_max=Anneal(0.9, 0.3), weight="clean"),
+                ),
+            ),
+        ),
+        Recipe(
+            name="reshape",
+            about="a mesh that becomes something else (Lin et al. 2022, section 5): its surface and its colours move",
+            start="mesh",
+            stages=(
+                Stage(
+                    name="fine",
+                    scene=SolidConfig(paint=PaintConfig(rate=0.03)),
+                    steps=100,
+                    views=Views(),
+                    kinds=("albedo", "normal"),
+                    loss=SDS(scale=4.0, t_min=Anneal(0.9, 0.2), t_max=Anneal(0.9, 0.2), weight="clean"),
                     terms=Terms(normal_consistency=Anneal(100.0)),
                 ),
             ),

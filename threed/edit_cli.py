@@ -1,0 +1,69 @@
+"""The command line of edits: `threed edit RUN_OR_MESH PROMPT`, which is `threed text` with a mesh to begin from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from threed.errors import Mistake, unknown
+from threed.flags import SEED, said
+
+CHANGES = {"texture": "repaint", "both": "reshape"}  # what is changed, and the recipe that does it
+EDIT_HELP = """Change an asset to what a new sentence says.
+
+WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ; its front towards +Z. Everything goes into a
+new run folder; WHAT stays as it is. With --change texture triangles and UVs stay, too, unless the UVs leave no room for
+a new texture, as those of palettes do: then it gets new ones.
+
+For example:
+  threed edit outputs/a-wooden-barrel-0 "a purple barrel"
+  threed edit chair.glb "a golden throne" --change both --steps 200
+"""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What `threed edit` was asked for, as it was typed; None where the recipe decides."""
+
+    what: Annotated[tyro.conf.Positional[Path], said("A run folder or a mesh.", metavar="WHAT")]
+    prompt: Annotated[tyro.conf.Positional[str], said("What it shall be, in a few plain words.", metavar="PROMPT")]
+    change: Annotated[str, said("What may change: texture, or both texture and shape.")] = "texture"
+    output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
+    seed: Annotated[int, said(f"Another seed, another edit; the same seed, the same bytes. At least {SEED[0]}.")] = 0
+    prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
+    negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
+    steps: Annotated[int | None, said("Optimisation steps.", "the recipe's")] = None
+    format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
+    texture_size: Annotated[int | None, said("Texels a side, a power of two.", "the recipe's")] = None
+    height: Annotated[float | None, said("Metres.", "as tall as it was")] = None
+    device: Annotated[str, said("Where to compute: cpu, cuda, mps.")] = "cpu"
+    resume: Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")] = False
+    overwrite: Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")] = False
+
+
+def as_text(asked: Edit) -> dict[str, Any]:
+    """The flags of `threed text` that do it. Raises Mistake for what cannot be edited."""
+    if asked.change not in CHANGES:
+        raise unknown("change", asked.change, CHANGES)
+    mesh = asked.what / "asset.glb" if asked.what.is_dir() else asked.what
+    if not mesh.is_file():
+        what = "the folder of a finished run" if asked.what.is_dir() else "a run folder or a mesh"
+        raise Mistake(f"{str(asked.what)!r} is not {what}; there is no {mesh.name!r} in it to edit")
+    if asked.output and asked.what.is_dir() and asked.output.resolve() == asked.what.resolve():
+        raise Mistake(f"--output is {str(asked.output)!r}, the run to be edited; choose another folder")
+    flags = {name: value for name, value in vars(asked).items() if name not in {"what", "change"}}
+    return flags | {"recipe": CHANGES[asked.change], "start": str(mesh), "height": asked.height or height(mesh)}
+
+
+def height(mesh: Path) -> float:
+    """In metres. Raises Mistake for a file that cannot be read."""
+    from threed.renderers.read import read
+
+    try:
+        y = read(mesh).mesh.vertices[:, 1]
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    return float(y.amax() - y.amin())

@@ -1,0 +1,113 @@
+"""Colour on surfaces: a hash grid of albedo, and a user's mesh of which nothing else is optimised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threed.renderers import surface
+from threed.renderers.camera import Cameras
+from threed.renderers.mesh import Asset, Mesh
+from threed.renderers.ops import HashGrid, ops
+from threed.renderers.volume import Render
+
+TEACHING_STEPS, TEACHING_POINTS, TEACHING_RATE = 150, 1 << 13, 0.05
+SCATTERED = 1 << 16  # points of a mesh whose colours are learned
+
+
+@dataclass(frozen=True)
+class PaintConfig:
+    grid: HashGrid = field(default_factory=lambda: HashGrid(levels=5, coarsest=8, finest=128))
+    rate: float = 0.01  # learning rate
+
+
+class Paint(nn.Module):
+    """albedo(x) = sigmoid(colour(x)) in [-bound, bound]^3 metres, colour a sum over the levels of a hash grid."""
+
+    def __init__(self, config: PaintConfig, bound: float) -> None:
+        """Grey."""
+        super().__init__()
+        self.config, self.bound = config, bound
+        self.colour = nn.Parameter(torch.zeros(config.grid.size, 3))
+
+    def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Display sRGB in [0, 1]."""
+        cube = (points / self.bound + 1) / 2
+        encoded = ops(points.device).hash_encode(cube, self.colour, self.config.grid)
+        return torch.sigmoid(encoded.unflatten(1, (self.config.grid.levels, -1)).sum(1))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.colour], "lr": self.config.rate}]
+
+    def teach(
+        self,
+        points: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"],
+        albedo: Float[Tensor, "N 3"],
+        depth: float,
+        generator: torch.Generator,
+    ) -> None:
+        """Fit these colours at the points, and up to `depth` metres before and behind them, along the normals."""
+        optimizer = torch.optim.Adam([self.colour], lr=TEACHING_RATE, betas=(0.9, 0.99))
+        for _ in range(TEACHING_STEPS):
+            some = torch.randint(len(points), (TEACHING_POINTS,), generator=generator)
+            away = depth * (2 * torch.rand(TEACHING_POINTS, 1, generator=generator) - 1)
+            error = self(points[some] + away * normals[some]) - albedo[some]
+            optimizer.zero_grad(set_to_none=True)
+            error.square().mean().backward()
+            optimizer.step()
+
+
+@dataclass(frozen=True)
+class PaintedConfig:
+    paint: PaintConfig = field(default_factory=lambda: PaintConfig(rate=0.03))
+    resolution: int = 64  # pixels a side of the pictures that the prior sees
+    supersample: int = 2  # samples along a side of a pixel
+
+
+class Painted(nn.Module):
+    """An asset in new colours: its triangles and its UVs stay as they are (Latent-Paint's kind, arXiv 2211.07600)."""
+
+    bound = 1.0
+    vertices: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+
+    def __init__(self, config: PaintedConfig, asset: Asset, generator: torch.Generator) -> None:
+        """In the asset's own colours; its farthest vertex is at radius 1, as `normalised` has it."""
+        super().__init__()
+        self.config, self.asset = config, asset
+        self.register_buffer("vertices", asset.mesh.vertices, persistent=False)
+        self.register_buffer("faces", asset.mesh.faces, persistent=False)
+        self.paint = Paint(config.paint, self.bound)
+        self.paint.teach(*scattered(asset, SCATTERED, generator), 0.01, generator)
+
+    def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
+        """Square pictures of `size` pixels; nothing about them is random."""
+        del generator
+        size, mesh = size or self.config.resolution, Mesh(self.vertices, self.faces)
+        return surface.render(mesh, cameras, size, size, self.config.supersample, albedo=self.paint)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.paint.param_groups()
+
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        """The mesh stays as it is."""
+
+
+def scattered(
+    asset: Asset, count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Points spread evenly over a surface, in metres, the unit normals of their faces, and their display sRGB."""
+    mesh = asset.mesh
+    a, b, c = mesh.corners.unbind(1)
+    area = (b - a).cross(c - a, dim=-1).norm(dim=-1)
+    face = torch.multinomial(area, count, replacement=True, generator=generator)
+    u, v = torch.rand(2, count, generator=generator)
+    weights = torch.stack([1 - u.sqrt(), u.sqrt() * (1 - v), u.sqrt() * v], dim=-1)[:, None]  # uniform in a triangle
+    points, uvs = (weights @ corners[face] for corners in (mesh.corners, asset.uvs[asset.uv_faces]))
+    albedo = ops(uvs.device).texture(asset.material.base_color, uvs[:, 0])
+    return points[:, 0], mesh.face_normals[face], albedo
