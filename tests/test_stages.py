@@ -98,10 +98,16 @@ def test_a_solid_goes_on_in_another_stage(tmp_path):
 
 
 def test_stages_that_do_not_follow_each_other_are_named():
-    with pytest.raises(ValueError, match="a SolidConfig cannot begin as None; change the recipe's stages"):
-        begun(FINE.scene, None, REQUEST)
-    with pytest.raises(ValueError, match="a PaintedConfig cannot begin as None"):
+    with pytest.raises(ValueError, match="a PaintedConfig cannot begin as None; change the recipe's stages"):
         begun(PAINT.scene, None, REQUEST)
+
+
+def test_a_surface_without_a_start_is_a_ball():
+    surface = begun(FINE.scene, None, REQUEST).surface()
+    torch.testing.assert_close(
+        surface.vertices.norm(dim=-1), torch.full((len(surface.vertices),), 0.5), atol=0.01, rtol=0
+    )
+    assert surface.is_watertight
 
 
 def unwrapped(name):

@@ -37,6 +37,15 @@ TEXT_HELP = """Turn a sentence into a textured 3D asset.
 The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview.png, turntable.webp, report.json and
 recipe.json; where there is an optimisation, progress.png shows the object while it takes shape.
 
+Recipes, as threed/recipes.py has them:
+  instant      a volume out of the text, in seconds
+  refined      that, and a little score distillation at low timesteps
+  dreamfusion  score distillation from nothing, of a soft volume
+  magic3d      that, and then of a surface
+  fantasia3d   a surface from a ball, by its normals alone; then its colours
+  repaint      a mesh in new colours (--start MESH, or threed edit)
+  reshape      a mesh that becomes something else
+
 For example:
   threed text "a wooden barrel"
   threed text "a small green pine tree" --seed 3 --faces 2000 --texture-size 512 --height 4
@@ -61,9 +70,7 @@ class Text:
     prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
     output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
     seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
-    recipe: Annotated[str, said("How it is made: instant, refined, dreamfusion, magic3d (threed/recipes.py).")] = (
-        "instant"
-    )
+    recipe: Annotated[str, said("How it is made; see the list above.")] = "instant"
     prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
     negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
     start: Annotated[

@@ -32,7 +32,10 @@ from threed.renderers.read import normalised, read
 from threed.run import Request, Run, slug
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
+from threed.tets import TetScene
 from threed.train import fit, seeded
+
+BALL = 0.5  # metres, the radius of what a surface begins as when there is nothing to begin from
 
 Shape = VoxelField | NeRF | Solid | Painted  # whatever can be seen, and made an asset of
 
@@ -90,6 +93,8 @@ def begun(
     match config, shape:
         case SolidConfig(), Solid():
             return shape.continued(config)
+        case SolidConfig(), None:
+            return Solid(config, TetScene.from_ellipsoid((BALL, BALL, BALL), config.tets))
         case SolidConfig(), NeRF() | VoxelField():
             try:
                 threshold, _ = best(shape, request.recipe.asset.grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
@@ -69,6 +69,8 @@ COARSE = Stage(
     loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
 )
 
+STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in [
@@ -111,6 +113,30 @@ RECIPES: dict[str, Recipe] = {
                     # Lin et al.: 3,000 steps at 512 pixels, t in [0.02, 0.5], normal consistency 1e4 under their sums.
                     loss=SDS(scale=2.0, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.3, 0.1), weight="clean"),
                     terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="fantasia3d",
+            about="a surface from a ball by its normals alone, then its colours (Chen et al. 2023)",
+            stages=(
+                Stage(
+                    name="geometry",
+                    scene=SolidConfig(),
+                    steps=120,
+                    views=Views(),
+                    kinds=("normal",),
+                    # Chen et al.: 2,000 steps, the first half with t in [0.02, 0.5]; this prior settles as COARSE says.
+                    loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+                Stage(
+                    name="appearance",
+                    scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
+                    steps=60,
+                    views=Views(),
+                    kinds=("albedo", "normal"),
+                    loss=SDS(scale=4.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
                 ),
             ),
         ),
