@@ -20,7 +20,8 @@ from torch.nn import functional
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import ops
-from threed.renderers.torch_ops import Edges, Fragments
+from threed.renderers.topology import Edges
+from threed.renderers.torch_ops import Fragments
 from threed.renderers.volume import Render
 
 AMBIENT = 0.45  # the light that reaches every side
@@ -52,7 +53,8 @@ def render(
         for i in range(len(cameras))
     ]
     pictures = functional.avg_pool2d(torch.cat(views).movedim(-1, 1), supersample).movedim(1, -1)
-    return Render(*pictures.split([3, 3, 1, 1, 3], dim=-1))
+    moving = (mesh, outline) if outline else (None, None)
+    return Render(*pictures.split([3, 3, 1, 1, 3], dim=-1), None, *moving)
 
 
 def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:

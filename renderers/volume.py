@@ -16,6 +16,7 @@ from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Mesh
 from threed.renderers.occupancy import Occupancy
 from threed.renderers.ops import Packed, ops
+from threed.renderers.topology import Edges
 
 HIDDEN = 1e-3  # transmittance below which a sample can no longer be seen
 
@@ -58,7 +59,8 @@ class Render:
     depth: Float[Tensor, "B H W 1"]  # metres along the ray
     normal: Float[Tensor, "B H W 3"]  # camera space, each component in [-1, 1]
     rays: Rays | None = None  # of a volume
-    mesh: Mesh | None = None  # of a surface that is optimised
+    mesh: Mesh | None = None  # the surface, where it is optimised, and its edges
+    edges: Edges | None = None
 
     def over(self, background: Float[Tensor, "*#B 3"]) -> Float[Tensor, "B H W 3"]:
         """`rgb` in front of a colour, one for all or one for each picture."""

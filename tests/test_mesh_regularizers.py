@@ -9,6 +9,7 @@ import trimesh
 from torch import Tensor
 
 from threed.mesh_regularizers import laplacian, normal_consistency
+from threed.renderers import topology
 from threed.renderers.mesh import Mesh
 
 TERMS = pytest.mark.parametrize("term", [normal_consistency, laplacian])
@@ -149,6 +150,14 @@ def test_agrees_with_loops():
     consistency, umbrella = by_hand(odd)
     assert normal_consistency(odd).item() == pytest.approx(consistency)
     assert laplacian(odd).item() == pytest.approx(umbrella)
+
+
+@TERMS
+def test_edges_that_are_handed_on_are_not_sorted_again(term, monkeypatch):
+    mesh = sphere(1, noise=0.1)
+    expected, edges = term(mesh), topology.edges(mesh.faces)
+    monkeypatch.setattr(topology, "edges", None)
+    assert torch.equal(term(mesh, edges), expected)
 
 
 @TERMS

@@ -1,9 +1,8 @@
-"""Rasterisation, interpolation and texture look-up: both backends against closed forms and against each other."""
+"""Rasterisation and interpolation: both backends against closed forms and against each other."""
 
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy.spatial import Delaunay
@@ -190,49 +189,61 @@ def test_interpolation_has_exact_gradients(ops, shape):
     assert torch.autograd.gradcheck(values, (attribute, barycentric))
 
 
-def looked_up(image, u, v, wrap):
-    """One bilinear look-up, texel by texel."""
-    height, width, _ = image.shape
-    x, y = u * width - 0.5, v * height - 0.5
-    total = np.zeros(image.shape[2])
-    for row, column in itertools.product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
-        weight = (1 - abs(y - row)) * (1 - abs(x - column))
-        if wrap == "repeat":
-            texel = image[row % height, column % width]
-        else:
-            texel = image[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
-        total += weight * texel
-    return total
+def shifted(clip, across, down, height, width):
+    """What lies so many pixels to the right and down is moved to the pixel centres."""
+    x, y, z, w = clip.unbind(-1)
+    return torch.stack([x - 2 * across / width * w, y + 2 * down / height * w, z, w], dim=-1)
 
 
 @BACKENDS
-@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
-def test_texture_is_bilinear(ops, wrap):
-    image = torch.rand(5, 7, 3, generator=seeded(7), dtype=torch.float64)
-    uv = torch.rand(4, 9, 2, generator=seeded(8), dtype=torch.float64) * 3 - 1
-    found = ops.texture(image, uv, wrap)
-    expected = [looked_up(image.numpy(), u, v, wrap) for u, v in uv.reshape(-1, 2).tolist()]
-    torch.testing.assert_close(found, torch.tensor(np.array(expected)).view(4, 9, 3))
+def test_derivatives_are_those_of_differences(ops):
+    """Of an attribute with vertices of its own, on triangles of which many reach behind the camera."""
+    height, width, step = 40, 31, 1e-4
+    clip, faces = soup(seeded(7), torch.float64)
+    attribute = torch.randn(150, 3, generator=seeded(8), dtype=torch.float64)
+    own = torch.randperm(150, generator=seeded(9)).view(50, 3)
+    fragments = ops.rasterize(clip, faces, height, width)
+    found = ops.screen_derivatives(attribute, own, clip, faces, fragments)
+    differences, same = [], fragments.face >= 0
+    for direction in ((step, 0), (0, step)):
+        ends = []
+        for sign in (1, -1):
+            moved = shifted(clip, *(sign * each for each in direction), height, width)
+            there = torch_ops.rasterize(moved, faces, height, width)
+            weights = torch.cat([there.barycentric, 1 - there.barycentric.sum(-1, keepdim=True)], dim=-1)
+            same &= (there.face == fragments.face) & (weights > 1e-6).all(-1)  # and snapping moved nothing
+            ends.append(torch_ops.interpolate(attribute, own, there))
+        differences.append((ends[0] - ends[1]) / (2 * step))
+    assert same.double().mean() > 0.8
+    torch.testing.assert_close(found[same], torch.stack(differences, dim=-1)[same], rtol=1e-5, atol=1e-5)
+    assert (found[fragments.face < 0] == 0).all()
 
 
 @BACKENDS
-@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
-def test_texture_has_exact_gradients(ops, wrap):
-    image = torch.rand(4, 3, 2, generator=seeded(9), dtype=torch.float64, requires_grad=True)
-    uv = (torch.rand(6, 2, generator=seeded(10), dtype=torch.float64) * 2 - 0.5).requires_grad_()
-    assert torch.autograd.gradcheck(lambda image, uv: ops.texture(image, uv, wrap), (image, uv))
+def test_derivatives_of_the_picture_itself_are_one(ops):
+    """In front of the camera, at any depth and tilt, where its coordinates in pixels are no plain interpolation."""
+    height, width = 9, 14
+    clip = flat([[-9.0, -3.0], [40.0, -2.0], [3.0, 30.0]], height, width)
+    across = torch.cat([clip[0, :, :1] * width / 2, -clip[0, :, 1:2] * height / 2], dim=-1)
+    faces = torch.tensor([[0, 1, 2]])
+    found = ops.screen_derivatives(across, faces, clip, faces, ops.rasterize(clip, faces, height, width))
+    torch.testing.assert_close(found, torch.eye(2, dtype=torch.float64).expand_as(found))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backends_find_the_same_derivatives(dtype):
+    clip, faces = soup(seeded(10), dtype)
+    attribute = torch.randn(60, 2, generator=seeded(11), dtype=dtype)
+    fragments = torch_ops.rasterize(clip, faces, 17, 33)
+    expected, found = (ops.screen_derivatives(attribute, faces, clip, faces, fragments) for ops in (torch_ops, cpu_ops))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @BACKENDS
-@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
-def test_every_grey_keeps_its_byte(ops, wrap):
-    uv = torch.rand(40, 2, generator=seeded(11)) * 3 - 1
-    for grey in range(256):
-        found = ops.texture(torch.full((3, 5, 1), grey / 255), uv, wrap)
-        assert ((found * 255).round() == grey).all()
-
-
-@BACKENDS
-@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
-def test_texture_of_no_points(ops, wrap):
-    assert ops.texture(torch.rand(4, 3, 2), torch.zeros(0, 2), wrap).shape == (0, 2)
+def test_a_face_seen_edge_on_has_no_derivatives(ops):
+    clip = torch.tensor([[[-1.0, 0, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1]]])
+    faces, face = torch.tensor([[0, 1, 2]]), torch.zeros(1, 4, 4, dtype=torch.int32)
+    fragments = ops.Fragments(face, torch.full((1, 4, 4, 2), 1 / 3), torch.zeros(1, 4, 4))
+    found = ops.screen_derivatives(torch.rand(3, 2, generator=seeded(12)), faces, clip, faces, fragments)
+    assert (found == 0).all()

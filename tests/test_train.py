@@ -15,12 +15,16 @@ from threed.distill.gaussian import Gaussian
 from threed.distill.prior import Pictures, Prediction
 from threed.distill.sds import SDS
 from threed.errors import Failure
+from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.nerf import NeRF, NeRFConfig
 from threed.recipes import RECIPES, Recipe, Stage, Terms
+from threed.regularizers import orientation, z_variance
 from threed.renderers.camera import orbit
 from threed.renderers.ops import HashGrid
 from threed.renderers.volume import Render
 from threed.run import Request, Run
+from threed.solid import Solid, SolidConfig
+from threed.tets import TetConfig, TetScene
 from threed.train import ATTEMPTS, background, contact_sheet, fit, seeded, terms, trouble
 from threed.views import Views
 
@@ -265,6 +269,29 @@ def test_terms_are_weighted_by_progress():
     assert half["opacity"].item() == pytest.approx(2 * torch.tensor(2.0).log().item())
     assert set(terms(weights, render, 0.0)) == {"sparsity"}
     assert set(terms(weights, render, 1.0)) == {"opacity"}
+
+
+def test_terms_ask_volumes_and_surfaces_what_they_know():
+    """Weights times the regularizers of the same rays and the same mesh; each refuses what has none."""
+    volume = NeRF(CONFIG, seeded(1)).render(orbit(2), generator=seeded(2))
+    tets = TetConfig(resolution=8)
+    solid = Solid(SolidConfig(tets, resolution=SIZE), TetScene.from_ellipsoid((0.5, 0.6, 0.7), tets)).render(orbit(2))
+    of_volume = Terms(orientation=Anneal(2.0), z_variance=Anneal(3.0))
+    of_surface = Terms(normal_consistency=Anneal(2.0), laplacian=Anneal(3.0))
+    found, rays = terms(of_volume, volume, 0.0), volume.rays
+    torch.testing.assert_close(
+        found["orientation"], 2 * orientation(rays.weights, rays.normal, rays.directions, rays.packed)
+    )
+    torch.testing.assert_close(found["z_variance"], 3 * z_variance(rays.weights, rays.packed))
+    assert found["z_variance"] > 0
+    found = terms(of_surface, solid, 0.0)
+    torch.testing.assert_close(found["normal_consistency"], 2 * normal_consistency(solid.mesh))
+    torch.testing.assert_close(found["laplacian"], 3 * laplacian(solid.mesh))
+    assert found["laplacian"] > 0
+    with pytest.raises(ValueError, match="terms of surfaces; leave them out for a volume"):
+        terms(of_surface, volume, 0.0)
+    with pytest.raises(ValueError, match="terms of volumes; leave them out for a surface"):
+        terms(of_volume, solid, 0.0)
 
 
 def test_generators_of_different_numbers_are_independent():

@@ -1,23 +1,23 @@
 """What is asked of any triangle mesh, whatever the prompt: pure functions, differentiable to its vertices.
 
-Both sort the edges of the mesh; time and memory are those of one sort and a few numbers an edge.
+Time and memory are those of one sort of the edges and a few numbers an edge; a caller who has sorted them already, to
+render the same faces or for the step before, hands them on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from threed.renderers import topology
 from threed.renderers.mesh import Mesh
 
 THIN = 1e-3  # height over longest side below which a triangle's normal is noise, and the normal's slope has no bound
 
 
-def normal_consistency(mesh: Mesh) -> Float[Tensor, ""]:
+def normal_consistency(mesh: Mesh, edges: topology.Edges | None = None) -> Float[Tensor, ""]:
     """Neighbouring faces face the same way: mean 1 - cos(angle between their normals), 0 to 2, whatever the scale.
 
     The mean over the pairs of triangles that share an edge (as in PyTorch3D, arXiv 2007.08501); 0 where there is none.
@@ -30,14 +30,14 @@ def normal_consistency(mesh: Mesh) -> Float[Tensor, ""]:
     area = sides[:, 0].cross(sides[:, 1], dim=-1)  # vectors, twice as long as the area
     with torch.no_grad():
         solid = area.norm(dim=-1) > THIN * sides.square().sum(-1).amax(-1)
-        pairs = _edges(mesh).pairs
+        pairs = (edges or topology.edges(mesh.faces)).pairs
         pairs = pairs[solid[pairs].all(-1)]
     here, beyond = functional.normalize(area[pairs], dim=-1, eps=0).unbind(1)
     # For unit vectors 1 - cos = |n - m|^2 / 2, which neither falls below 0 nor loses digits on flat surfaces.
     return (here - beyond).square().sum() / 2 / max(len(pairs), 1)
 
 
-def laplacian(mesh: Mesh) -> Float[Tensor, ""]:
+def laplacian(mesh: Mesh, edges: topology.Edges | None = None) -> Float[Tensor, ""]:
     """Every vertex lies amid its neighbours: mean |mean of its neighbours - v|^2 in square metres (Taubin 1995).
 
     The umbrella operator: every neighbour has the same weight, so it evens out the triangles too, and a flat mesh costs
@@ -47,7 +47,7 @@ def laplacian(mesh: Mesh) -> Float[Tensor, ""]:
     It is quadratic in the vertices: `laplacian(mesh.with_vertices(moved - original))` asks a mesh to keep its details
     and the spacing of its vertices instead (the differential coordinates of Sorkine et al. 2004).
     """
-    edges = _edges(mesh)
+    edges = edges or topology.edges(mesh.faces)
     vertex, neighbour = edges.ends.reshape(-1), edges.ends.flip(-1).reshape(-1)
     degree = torch.bincount(vertex, minlength=len(mesh.vertices))
     inside = degree > 0
@@ -55,24 +55,3 @@ def laplacian(mesh: Mesh) -> Float[Tensor, ""]:
     total = torch.zeros_like(mesh.vertices).index_add(0, vertex, mesh.vertices[neighbour])
     umbrella = total / degree.clamp(min=1)[:, None] - mesh.vertices
     return umbrella[inside].square().sum() / inside.sum().clamp(min=1)
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """The undirected edges of a mesh, each once."""
-
-    ends: Int[Tensor, "E 2"]
-    border: Bool[Tensor, "E"]  # one face alone
-    pairs: Int[Tensor, "P 2"]  # the faces of the edges that join two of the same orientation
-
-
-def _edges(mesh: Mesh) -> _Edges:
-    start, end = mesh.faces.reshape(-1), mesh.faces.roll(-1, 1).reshape(-1)
-    stride = max(len(mesh.vertices), 1)
-    key, order = (torch.minimum(start, end) * stride + torch.maximum(start, end)).sort()
-    key, shared = torch.unique_consecutive(key, return_counts=True)
-    ends = torch.stack([key.div(stride, rounding_mode="floor"), key.remainder(stride)], dim=-1)
-    first = (shared.cumsum(0) - shared)[shared == 2]
-    sides = order[torch.stack([first, first + 1], dim=-1)]  # side s belongs to face s / 3
-    opposite = start[sides[:, 0]] == end[sides[:, 1]]
-    return _Edges(ends, shared == 1, sides[opposite].div(3, rounding_mode="floor"))

@@ -6,7 +6,7 @@ of a soft volume becomes crisp, because triangles hide what lies behind them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -68,8 +68,7 @@ class Solid(nn.Module):
         """Square pictures of `size` pixels; nothing about them is random."""
         del generator
         size, mesh = size or self.config.resolution, self.surface()
-        render = surface.render(mesh, cameras, size, size, self.config.supersample, smooth=True, albedo=self.paint)
-        return replace(render, mesh=mesh)
+        return surface.render(mesh, cameras, size, size, self.config.supersample, smooth=True, albedo=self.paint)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [*self.tets.param_groups(), *self.paint.param_groups()]

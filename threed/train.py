@@ -20,6 +20,7 @@ from threed.recipes import Stage, Terms
 from threed.regularizers import opacity, orientation, sparsity, z_variance
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Mesh
+from threed.renderers.topology import Edges
 from threed.renderers.volume import Rays, Render
 from threed.run import Request, Run
 
@@ -147,10 +148,10 @@ def _of_rays(render: Render) -> Rays:
     return render.rays
 
 
-def _of_surface(render: Render) -> Mesh:
+def _of_surface(render: Render) -> tuple[Mesh, Edges | None]:
     if render.mesh is None:
         raise ValueError("normal_consistency and laplacian are terms of surfaces; leave them out for a volume")
-    return render.mesh
+    return render.mesh, render.edges
 
 
 def _orientation(render: Render) -> Tensor:
@@ -168,8 +169,8 @@ TERMS: dict[str, Callable[[Render], Tensor]] = {
     "opacity": lambda render: opacity(render.alpha),
     "orientation": _orientation,
     "z_variance": _z_variance,
-    "normal_consistency": lambda render: normal_consistency(_of_surface(render)),
-    "laplacian": lambda render: laplacian(_of_surface(render)),
+    "normal_consistency": lambda render: normal_consistency(*_of_surface(render)),
+    "laplacian": lambda render: laplacian(*_of_surface(render)),
 }
 
 

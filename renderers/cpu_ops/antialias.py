@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from threed.renderers.cpu_ops.launch import kernel, launch
-from threed.renderers.torch_ops.antialias import Edges, on_picture
+from threed.renderers.topology import Edges
+from threed.renderers.torch_ops.antialias import on_picture
 from threed.renderers.torch_ops.raster import Fragments
 
 

@@ -5,7 +5,7 @@ Snapping, the edge rule, depth ties and barycentrics are those of `torch_ops.ras
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from threed.renderers.cpu_ops.launch import kernel, launch
 from threed.renderers.torch_ops.raster import SUBPIXEL, Fragments, screen_triangles
@@ -42,18 +41,21 @@ def interpolate(
     return _Interpolate.apply(attribute, fragments.barycentric, fragments.face, faces.long())
 
 
-def texture(
-    image: Float[Tensor, "Ht Wt C"], uv: Float[Tensor, "*P 2"], wrap: Literal["clamp", "repeat"] = "clamp"
-) -> Float[Tensor, "*P C"]:
-    """Bilinear look-up; u runs right and v down, texel centres lie at +0.5."""
-    channels = image.movedim(-1, 0)[None]
-    if wrap == "repeat":
-        channels = functional.pad(channels, (1, 1, 1, 1), mode="circular")
-        size = uv.new_tensor([image.shape[1], image.shape[0]])
-        uv = (uv.remainder(1) * size + 1) / (size + 2)
-    grid = uv.reshape(1, 1, -1, 2) * 2 - 1
-    colour = functional.grid_sample(channels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return colour[0, :, 0].T.reshape(*uv.shape[:-1], image.shape[2])  # named, for there may be no point at all
+@torch.no_grad()
+def screen_derivatives(
+    attribute: Float[Tensor, "A C"],
+    attribute_faces: Int[Tensor, "F 3"],
+    clip: Float[Tensor, "B V 4"],
+    faces: Int[Tensor, "F 3"],
+    fragments: Fragments,
+) -> Float[Tensor, "B H W C 2"]:
+    """How an interpolated attribute changes by a pixel to the right and down, exactly; 0 where there is no surface.
+
+    The attribute may have its own vertices, as texture coordinates have along seams. Without a gradient.
+    """
+    out = attribute.new_zeros(*fragments.face.shape, attribute.shape[1], 2)
+    launch(_screen_derivatives, attribute, attribute_faces.long(), clip.double(), faces.long(), fragments.face, out)
+    return out
 
 
 class _Interpolate(torch.autograd.Function):
@@ -193,3 +195,37 @@ def _interpolate_backward(attribute, barycentric, face, faces, gradient, to_attr
                     to_attribute[b, k, c] += g * (1 - u - v)
                     to_barycentric[b, y, x, 0] += g * (attribute[b, i, c] - attribute[b, k, c])
                     to_barycentric[b, y, x, 1] += g * (attribute[b, j, c] - attribute[b, k, c])
+
+
+@kernel(parallel=True)
+def _screen_derivatives(attribute, attribute_faces, clip, faces, face, out):
+    views, height, width = face.shape
+    for row in prange(views * height):
+        b, y = row // height, row % height
+        view, fy = clip[b], 1 - (2 * y + 1) / height
+        for x in range(width):
+            f = face[b, y, x]
+            if f < 0:
+                continue
+            fx = (2 * x + 1) / width - 1
+            p, q, r = _corner(view, faces[f, 0]), _corner(view, faces[f, 1]), _corner(view, faces[f, 2])
+            parts = _linear(q, r, fx, fy), _linear(r, p, fx, fy), _linear(p, q, fx, fy)
+            across = parts[0][0] + parts[1][0] + parts[2][0]
+            up = parts[0][1] + parts[1][1] + parts[2][1]
+            whole = parts[0][2] + parts[1][2] + parts[2][2]
+            if whole == 0:  # seen exactly edge-on
+                continue
+            for k in range(3):
+                part = parts[k]
+                by_x = (part[0] * whole - across * part[2]) / (whole * whole) * 2 / width
+                by_y = (part[1] * whole - up * part[2]) / (whole * whole) * -2 / height
+                for c in range(out.shape[3]):
+                    out[b, y, x, c, 0] += attribute[attribute_faces[f, k], c] * by_x
+                    out[b, y, x, c, 1] += attribute[attribute_faces[f, k], c] * by_y
+
+
+@kernel()
+def _linear(a, b, fx, fy):
+    """The weight of the corner opposite an edge, not yet divided by their sum: slopes by x and y, value at (fx, fy)."""
+    ax, ay, bx, by = a[0] - fx * a[3], a[1] - fy * a[3], b[0] - fx * b[3], b[1] - fy * b[3]
+    return ay * b[3] - a[3] * by, a[3] * bx - ax * b[3], ax * by - ay * bx

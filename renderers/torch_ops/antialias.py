@@ -19,36 +19,12 @@ pixels, whose other side no pixel shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
+from threed.renderers.topology import Edges
 from threed.renderers.torch_ops.raster import Fragments
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The undirected edges of a mesh; edge e belongs to the faces of opposite corners starts[e] to starts[e + 1]."""
-
-    ends: Int[Tensor, "E 2"]  # vertices, int64, the lower first
-    starts: Int[Tensor, "S"]  # int64, S = E + 1
-    opposite: Int[Tensor, "N"]  # int64, the third vertex of each face of each edge; N = 3F
-
-
-@torch.no_grad()
-def edges(faces: Int[Tensor, "F 3"]) -> Edges:
-    """Which faces share which edges; any number may, with any winding. Depends on the topology alone: keep it."""
-    faces = faces.long()
-    start, end = faces.roll(-1, 1).reshape(-1), faces.roll(-2, 1).reshape(-1)
-    lower, upper = torch.minimum(start, end), torch.maximum(start, end)
-    stride = int(faces.max()) + 1 if len(faces) else 1
-    key, order = (lower * stride + upper).sort(stable=True)
-    counts = key.unique_consecutive(return_counts=True)[1]
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    first = order[starts[:-1]]
-    return Edges(torch.stack([lower[first], upper[first]], dim=-1), starts, faces.reshape(-1)[order])
 
 
 def antialias(

@@ -9,7 +9,6 @@ Barycentrics (u, v) weigh the first two corners of a triangle and are perspectiv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -48,24 +47,31 @@ def interpolate(
     return ((weights * covered[..., None])[..., None] * corners).sum(-2)
 
 
-def texture(
-    image: Float[Tensor, "Ht Wt C"], uv: Float[Tensor, "*P 2"], wrap: Literal["clamp", "repeat"] = "clamp"
-) -> Float[Tensor, "*P C"]:
-    """Bilinear look-up; u runs right and v down, texel centres lie at +0.5."""
-    height, width = image.shape[:2]
-    x, y = (uv * uv.new_tensor([width, height]) - 0.5).unbind(-1)
-    left, top = x.floor(), y.floor()
+@torch.no_grad()
+def screen_derivatives(
+    attribute: Float[Tensor, "A C"],
+    attribute_faces: Int[Tensor, "F 3"],
+    clip: Float[Tensor, "B V 4"],
+    faces: Int[Tensor, "F 3"],
+    fragments: Fragments,
+) -> Float[Tensor, "B H W C 2"]:
+    """How an interpolated attribute changes by a pixel to the right and down, exactly; 0 where there is no surface.
 
-    def index(texel: Tensor, size: int) -> Tensor:
-        texel = texel.long()
-        return texel.remainder(size) if wrap == "repeat" else texel.clamp(0, size - 1)
-
-    columns = [index(left, width), index(left + 1, width)]
-    upper, lower = (
-        torch.lerp(image[row, columns[0]], image[row, columns[1]], (x - left)[..., None])
-        for row in (index(top, height), index(top + 1, height))
-    )
-    return torch.lerp(upper, lower, (y - top)[..., None])
+    The attribute may have its own vertices, as texture coordinates have along seams. Without a gradient.
+    """
+    covered = fragments.face >= 0
+    view, row, column = covered.nonzero().unbind(1)
+    face = fragments.face[covered].long()
+    height, width = covered.shape[1:]
+    corners = _centred(clip.double()[view[:, None], faces[face]], row, column, height, width)[..., [0, 1, 3]]
+    # The weight of a corner is a quotient of functions that are linear in the place: slopes by x and y, value here.
+    part = corners.roll(-1, 1).cross(corners.roll(-2, 1), dim=-1)
+    whole = part.sum(1, keepdim=True)
+    slopes = (part * whole[..., 2:] - whole * part[..., 2:])[..., :2] / whole[..., 2:].square()
+    slopes = torch.where(whole[..., 2:] == 0, 0, slopes) * slopes.new_tensor([2 / width, -2 / height])
+    found = attribute.new_zeros(*covered.shape, attribute.shape[1], 2)
+    found[covered] = (attribute[attribute_faces[face]].mT.double() @ slopes).to(attribute)
+    return found
 
 
 def screen_triangles(
@@ -172,11 +178,19 @@ def _homogeneous(
 
     A centre that snapping alone put inside is moved to the triangle's border.
     """
-    fx, fy = (2 * column.to(corners) + 1) / width - 1, 1 - (2 * row.to(corners) + 1) / height
-    x, y = corners[..., 0] - fx[:, None] * corners[..., 3], corners[..., 1] - fy[:, None] * corners[..., 3]
+    x, y, *_ = _centred(corners, row, column, height, width).unbind(-1)
     areas = x.roll(-1, 1) * y.roll(-2, 1) - y.roll(-1, 1) * x.roll(-2, 1)
     weights = (areas * areas.sum(1, keepdim=True).sign()).clamp(min=0)
     total = weights.sum(1, keepdim=True)
     weights = torch.where(total > 0, weights / total, 1 / 3)  # a face seen exactly edge-on
     z, w = (weights[..., None] * corners[..., 2:]).sum(1).unbind(-1)
     return weights[:, :2], z / w
+
+
+def _centred(
+    corners: Float[Tensor, "N 3 4"], row: Tensor, column: Tensor, height: int, width: int
+) -> Float[Tensor, "N 3 4"]:
+    """The corners as seen with a pixel centre at the origin of the picture."""
+    fx, fy = (2 * column.to(corners) + 1) / width - 1, 1 - (2 * row.to(corners) + 1) / height
+    x, y, z, w = corners.unbind(-1)
+    return torch.stack([x - fx[:, None] * w, y - fy[:, None] * w, z, w], dim=-1)
