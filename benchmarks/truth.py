@@ -42,6 +42,7 @@ from threed.run import Request, Run
 RESULTS = Path(__file__).parent / "results"
 SIZE = 128  # pixels a side of the compared pictures
 FIGURES = ("psnr", "iou", "volume_psnr", "volume_iou", "glb_psnr", "glb_iou", "seconds")
+FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if recipe.start == "sphere"]
 
 
 def asset(name: str, parts: Sequence[tuple[trimesh.Trimesh, np.ndarray]], palette: Sequence[str]) -> Asset:
@@ -134,7 +135,7 @@ def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="dreamfusion")
+    parser.add_argument("--recipe", choices=FROM_NOTHING, default="dreamfusion")
     parser.add_argument("--solids", choices=sorted(SOLIDS), nargs="+", default=list(SOLIDS))
     parser.add_argument("--std", type=float, default=0.1, help="how sure the oracle is, in latents")
     asked = parser.parse_args()

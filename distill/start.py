@@ -2,8 +2,9 @@
 
 A volume is 4 x G^3: the signed distance to the surface over its truncation, then the display sRGB of the nearest
 surface in [-1, 1]; axes x, y, z, the frame of `renderers.voxels`. Cubes of P^3 voxels become tokens: their components
-in a fixed orthonormal basis (the principal components of the training set's cubes). A transformer over these tokens and
-those of the text predicts the clean ones. z_t = alpha z + sigma noise, with t in (0, 1) and
+in a fixed orthonormal basis (the principal components of the training set's cubes), each divided by the square root of
+its spread, or the few large ones would drown the many small ones, which make edges sharp. A transformer over these
+tokens and those of the text predicts the clean ones. z_t = alpha z + sigma noise, with t in (0, 1) and
 
     alpha, sigma = cos(s), sin(s),   tan(s) = shift tan(pi t / 2):
 
@@ -54,7 +55,7 @@ class StartConfig:
     head: int = 64  # features of an attention head
     text_tokens: int = 16
     text_features: int = 128
-    shift: float = 4.0  # of the noise, against the cosine schedule
+    shift: float = 2.0  # of the noise, against the cosine schedule
     picture: int = 0  # pixels a side of the picture that it can be shown; 0 for none
 
     @property
@@ -71,7 +72,7 @@ class Start(nn.Module):
 
     mean: Float[Tensor, "V"]
     basis: Float[Tensor, "K V"]
-    scale: Float[Tensor, ""]
+    scale: Float[Tensor, "K"]
 
     def __init__(self, config: StartConfig) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class Start(nn.Module):
         width, values = config.width, CHANNELS * config.patch**3
         self.register_buffer("mean", torch.zeros(values))  # of the training set's cubes
         self.register_buffer("basis", torch.zeros(config.components, values))  # orthonormal rows
-        self.register_buffer("scale", torch.ones(()))  # the standard deviation of a token's numbers
+        self.register_buffer("scale", torch.ones(config.components))  # what a component is divided by
         self.read_volume = nn.Linear(config.components, width)
         self.read_text = nn.Linear(config.text_features, width)
         self.place = nn.Parameter(torch.randn(config.text_tokens + config.cubes, width) * 0.02)
@@ -223,7 +224,7 @@ def sample(
     count: int,
     generator: torch.Generator,
     steps: int = 25,
-    scale: float = 1.5,
+    scale: float = 2.0,
     picture: Float[Tensor, "4 S S"] | None = None,
 ) -> Float[Tensor, "C 4 G G G"]:
     """Volumes of one text, and of a picture, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12).

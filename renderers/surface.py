@@ -53,8 +53,8 @@ def render(
         for i in range(len(cameras))
     ]
     pictures = functional.avg_pool2d(torch.cat(views).movedim(-1, 1), supersample).movedim(1, -1)
-    moving = (mesh, outline) if outline else (None, None)
-    return Render(*pictures.split([3, 3, 1, 1, 3], dim=-1), None, *moving)
+    found = Render(*pictures.split([3, 3, 1, 1, 3], dim=-1))
+    return replace(found, mesh=mesh, edges=outline) if outline else found
 
 
 def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:

@@ -59,6 +59,7 @@ class Render:
     depth: Float[Tensor, "B H W 1"]  # metres along the ray
     normal: Float[Tensor, "B H W 3"]  # camera space, each component in [-1, 1]
     rays: Rays | None = None  # of a volume
+    slope: Float[Tensor, "N 3"] | None = None  # of a signed distance, at points all over it
     mesh: Mesh | None = None  # the surface, where it is optimised, and its edges
     edges: Edges | None = None
 

@@ -9,18 +9,20 @@ import torch
 from test_pipeline import NERF, RECIPE, REQUEST, assert_same_bytes, box, made
 from truth import SOLIDS, oracle
 
+from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.exporters import export
 from threed.exporters.unwrap import has_room, unwrap
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig, scattered
 from threed.pictures import agreement
 from threed.pipeline import begun
-from threed.recipes import Stage
+from threed.recipes import Stage, Terms
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Material
 from threed.renderers.ops import HashGrid
 from threed.renderers.read import normalised, read
+from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
 from threed.tets import TetConfig
 from threed.train import Scene
@@ -95,6 +97,20 @@ def test_a_solid_goes_on_in_another_stage(tmp_path):
     other = made(tmp_path / "two", box(), TWO)
     assert torch.equal(asset.mesh.vertices, other.mesh.vertices)
     assert not torch.equal(asset.material.base_color, other.material.base_color)
+
+
+def test_a_signed_distance_is_distilled_and_becomes_the_object(tmp_path):
+    """From nothing and from voxels; its eikonal term is in the metrics."""
+    scene = SDFConfig(grid=GRID, resolution=32, samples=32, occupancy=24)
+    stage = replace(RECIPE.stages[0], scene=scene, terms=Terms(eikonal=Anneal(20.0)))
+    asset = made(tmp_path / "nothing", box(), replace(REQUEST, recipe=replace(RECIPE, stages=(stage,))))
+    assert agreement(seen(asset), seen(SOLIDS["box"]()))[1] > 0.85
+    assert '"eikonal"' in (tmp_path / "nothing" / "metrics.jsonl").read_text()
+    source = tmp_path / "box.glb"
+    export(SOLIDS["box"](), source)
+    recipe = replace(RECIPE, start=str(source), stages=(replace(stage, steps=2),))
+    asset = made(tmp_path / "voxels", box(), replace(REQUEST, recipe=recipe))
+    assert agreement(seen(asset), seen(SOLIDS["box"]()))[1] > 0.9
 
 
 def test_stages_that_do_not_follow_each_other_are_named():

@@ -220,11 +220,11 @@ def test_compressed_weights_are_the_product_of_numbers_and_scales(tmp_path):
     scale = torch.rand(len(numbers), generator=seeded(4))
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "config.json").write_text(json.dumps(vars(TINY)))
-    stored = state | {"place": numbers, "place.scale": scale, "scale": torch.tensor(0.7, dtype=torch.bfloat16)}
+    stored = state | {"place": numbers, "place.scale": scale, "scale": (state["scale"] * 0.7).bfloat16()}
     save_file(stored, tmp_path / "start" / "model.safetensors")
     loaded = start.load(tmp_path)
     assert torch.equal(loaded.place, numbers * scale[:, None])
-    assert loaded.scale == torch.tensor(0.7, dtype=torch.bfloat16)
+    assert torch.equal(loaded.scale, stored["scale"].float())
 
 
 def test_words_that_a_start_was_never_told(tmp_path):

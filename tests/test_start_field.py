@@ -90,10 +90,10 @@ def test_an_empty_volume_is_refused(monkeypatch, tmp_path):
 
 
 def test_smoothing_keeps_the_surface_and_drops_twigs():
-    """A ball stays where it was within a fifth of a voxel; a needle and what touches the border go."""
+    """A ball stays where it was within a fifth of a voxel; a faint needle and what touches the border go."""
     voxels = ball()
-    assert (smoothed(voxels).distance - voxels.distance)[voxels.distance.abs() < 1].abs().max() < 0.25
-    voxels.distance[16, 27:, 16] = -0.5
+    assert (smoothed(voxels).distance - voxels.distance)[voxels.distance.abs() < 1].abs().max() < 0.2
+    voxels.distance[16, 27:, 16] = -0.2
     voxels.distance[:, 0, :] = -1
     clean = smoothed(voxels).distance
     assert (clean[16, 28:, 16] > 0).all()

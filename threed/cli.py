@@ -43,6 +43,7 @@ Recipes, as threed/recipes.py has them:
   dreamfusion  score distillation from nothing, of a soft volume
   magic3d      that, and then of a surface
   fantasia3d   a surface from a ball, by its normals alone; then its colours
+  textmesh     score distillation of a signed distance
   repaint      a mesh in new colours (--start MESH, or threed edit)
   reshape      a mesh that becomes something else
 

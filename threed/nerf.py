@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from threed.hashgrid import cube, summed
 from threed.renderers import volume
 from threed.renderers.camera import Cameras
 from threed.renderers.occupancy import Occupancy
@@ -61,17 +62,18 @@ class NeRF(nn.Module):
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
         """Density, albedo and the outward unit normal, against the slope of the density."""
-        primitives, cube, grid = ops(x.device), self._cube(x), self.config.grid
+        grid, bound = self.config.grid, self.config.bound
         every_level = self.shape.new_ones(len(x), grid.levels)
-        slope = primitives.hash_gradient(cube, self.shape, every_level, grid) / (2 * self.config.bound)
+        slope = ops(x.device).hash_gradient(cube(x, bound), self.shape, every_level, grid) / (2 * bound)
         toward_centre = -self.config.start_slope * functional.normalize(x, dim=-1)
         normal = -functional.normalize(slope + toward_centre, dim=-1, eps=1e-6)
-        return Sample(self.density(x), torch.sigmoid(self._sum(cube, self.colour)), normal)
+        return Sample(self.density(x), torch.sigmoid(summed(x, self.colour, grid, bound)), normal)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Per metre. The ball is Magic3D's density bias (Lin et al. 2022, arXiv 2211.10440, section 4.1)."""
         ball = self.config.start_slope * (self.config.start_radius - x.norm(dim=-1))
-        return self.config.peak * functional.softplus(self._sum(self._cube(x), self.shape)[:, 0] + ball)
+        logit = summed(x, self.shape, self.config.grid, self.config.bound)[:, 0] + ball
+        return self.config.peak * functional.softplus(logit)
 
     def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
         """Square pictures of `size` pixels; the generator, if any, jitters the samples along the rays."""
@@ -88,13 +90,6 @@ class NeRF(nn.Module):
         """Let the occupancy grid follow the density."""
         if step % 8 == 0:
             self.occupancy.update(self.density, generator)
-
-    def _cube(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        return (x / self.config.bound + 1) / 2
-
-    def _sum(self, cube: Float[Tensor, "N 3"], table: Float[Tensor, "P F"]) -> Float[Tensor, "N F"]:
-        encoded = ops(cube.device).hash_encode(cube, table, self.config.grid)
-        return encoded.unflatten(1, (self.config.grid.levels, -1)).sum(1)
 
 
 def _nearly_zero(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from threed.hashgrid import summed
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Asset, Mesh
@@ -36,9 +37,7 @@ class Paint(nn.Module):
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Display sRGB in [0, 1]."""
-        cube = (points / self.bound + 1) / 2
-        encoded = ops(points.device).hash_encode(cube, self.colour, self.config.grid)
-        return torch.sigmoid(encoded.unflatten(1, (self.config.grid.levels, -1)).sum(1))
+        return torch.sigmoid(summed(points, self.colour, self.config.grid, self.bound))
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.colour], "lr": self.config.rate}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
-from threed.paint import Painted, PaintedConfig
+from threed.paint import Paint, Painted, PaintedConfig
 from threed.recipes import AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.run import Request, Run, slug
+from threed.sdf import SDF, SDFConfig, imitate_voxels
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
@@ -37,7 +39,7 @@ from threed.train import fit, seeded
 
 BALL = 0.5  # metres, the radius of what a surface begins as when there is nothing to begin from
 
-Shape = VoxelField | NeRF | Solid | Painted  # whatever can be seen, and made an asset of
+Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
 
 
 def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
@@ -86,8 +88,8 @@ def warn(request: Request, run: Run) -> None:
 
 
 def begun(
-    config: NeRFConfig | SolidConfig | PaintedConfig, shape: Shape | None, request: Request
-) -> NeRF | Solid | Painted:
+    config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig, shape: Shape | None, request: Request
+) -> NeRF | SDF | Solid | Painted:
     """A scene that looks like what there is so far. Raises Failure for a volume without a surface."""
     generator = seeded(request.seed)
     match config, shape:
@@ -95,7 +97,7 @@ def begun(
             return shape.continued(config)
         case SolidConfig(), None:
             return Solid(config, TetScene.from_ellipsoid((BALL, BALL, BALL), config.tets))
-        case SolidConfig(), NeRF() | VoxelField():
+        case SolidConfig(), NeRF() | SDF() | VoxelField():
             try:
                 threshold, _ = best(shape, request.recipe.asset.grid)
                 return Solid.from_volume(shape, threshold, config, generator)
@@ -104,6 +106,11 @@ def begun(
         case PaintedConfig(), VoxelField():
             asset = read(request.recipe.start)
             return Painted(config, replace(asset, mesh=normalised(asset.mesh)), generator)
+        case SDFConfig(), None | VoxelField():
+            sdf = SDF(config, generator)
+            if shape:
+                imitate_voxels(sdf, shape.voxels, shape.radius.item(), generator)
+            return sdf
         case NeRFConfig(), None | VoxelField():
             nerf = NeRF(config, generator)
             if shape:
@@ -132,22 +139,21 @@ def solidify(shape: Shape, request: Request) -> Asset:
 
 def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor, Colour]:
     """Triangles, UVs and their indices, and what colour the shape has where. Raises ValueError."""
-
-    def painted(points: Tensor, normals: Tensor) -> Tensor:
-        assert isinstance(shape, Painted | Solid)
-        return shape.paint(points)
-
+    colour = partial(_painted, shape.paint) if isinstance(shape, Painted | Solid) else surface_colour(shape)
     if isinstance(shape, Painted):
         mesh, uvs, uv_faces = shape.asset.mesh, shape.asset.uvs, shape.asset.uv_faces
         if has_room(uvs, uv_faces, wanted.texture_size):
-            return mesh, uvs, uv_faces, painted
-        return mesh, *unwrap(mesh, wanted.texture_size), painted
-    if isinstance(shape, Solid):
-        raw, colour = clean(shape.surface(), smoothing=0), painted
+            return mesh, uvs, uv_faces, colour
+    elif isinstance(shape, Solid):
+        mesh = simplify(clean(shape.surface(), smoothing=0), wanted.faces)
     else:
-        raw, colour = extract(shape, wanted.grid, wanted.smoothing), surface_colour(shape)
-    mesh = simplify(raw, wanted.faces)
+        mesh = simplify(extract(shape, wanted.grid, wanted.smoothing), wanted.faces)
     return mesh, *unwrap(mesh, wanted.texture_size), colour
+
+
+def _painted(paint: Paint, points: Tensor, normals: Tensor) -> Tensor:
+    del normals  # it is the same from all sides
+    return paint(points)
 
 
 def deliver(asset: Asset, request: Request, run: Run) -> Asset:

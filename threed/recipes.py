@@ -8,6 +8,7 @@ from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
 from threed.paint import PaintConfig, PaintedConfig
+from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
 from threed.views import Views
 
@@ -20,6 +21,7 @@ class Terms:
     opacity: Anneal = field(default_factory=lambda: Anneal(0.0))  # solid or empty, nothing between
     orientation: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: what is seen faces the camera
     z_variance: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: a ray meets one thin surface
+    eikonal: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a signed distance: its slope has length 1
     normal_consistency: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: neighbours face one way
     laplacian: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: vertices lie amid their neighbours
 
@@ -29,7 +31,7 @@ class Stage:
     """One optimisation: of what, how long, seen from where, under which loss."""
 
     name: str
-    scene: NeRFConfig | SolidConfig | PaintedConfig  # begins as what the stage before left, or as the recipe's start
+    scene: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig  # begins as what is there
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
@@ -139,6 +141,11 @@ RECIPES: dict[str, Recipe] = {
                     loss=SDS(scale=4.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
                 ),
             ),
+        ),
+        Recipe(
+            name="textmesh",
+            about="a signed distance, rendered as a volume (Tsalicoglou et al. 2023), then its surface",
+            stages=(replace(COARSE, scene=SDFConfig(), terms=Terms(eikonal=Anneal(200.0))),),
         ),
         Recipe(
             name="repaint",

@@ -26,7 +26,7 @@ from threed.renderers.volume import Render, Sample
 from threed.renderers.voxels import Voxels, voxelise
 from threed.train import seeded
 
-SMOOTHING, GROWTH = 0.7, 0.2  # voxels
+SMOOTHING, GROWTH = 0.4, 0.1  # voxels
 CANDIDATES = 8  # volumes of the same text, of which the one most like the others is taken
 RESOLUTION = 32  # voxels a side of a user's mesh
 STEEPNESS = 5.0  # fall of the density's logit, per voxel
@@ -97,7 +97,7 @@ def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
 
 
 def smoothed(voxels: Voxels) -> Voxels:
-    """Without twigs of a voxel and without seams between tokens; what that takes off the edges is given back."""
+    """Without faint twigs, and less seams between tokens; what that takes off the edges is given back."""
     distance = gaussian_filter(voxels.distance.numpy(), SMOOTHING, mode="nearest") - GROWTH
     inner = np.pad(np.ones([side - 2 for side in distance.shape], bool), 1)
     # Objects keep a margin from the lattice's border: what a sample has there is noise, and would be cut off flat.

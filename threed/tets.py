@@ -119,8 +119,8 @@ class TetScene(nn.Module):
 
     def continued(self, config: TetConfig) -> TetScene:
         """The same surface, to be optimised at other rates. Raises ValueError for a configuration of another grid."""
-        rates = {"distance_rate": self.config.distance_rate, "deformation_rate": self.config.deformation_rate}
-        if replace(config, **rates) != self.config:
+        was = self.config
+        if replace(config, distance_rate=was.distance_rate, deformation_rate=was.deformation_rate) != was:
             raise ValueError(f"a surface on the grid of {self.config} cannot go on as {config}; change the rates alone")
         scene = copy.deepcopy(self)
         scene.config = config

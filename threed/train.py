@@ -17,7 +17,7 @@ from threed.errors import Failure
 from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.pictures import png, sheet
 from threed.recipes import Stage, Terms
-from threed.regularizers import opacity, orientation, sparsity, z_variance
+from threed.regularizers import eikonal, opacity, orientation, sparsity, z_variance
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Mesh
 from threed.renderers.topology import Edges
@@ -148,6 +148,12 @@ def _of_rays(render: Render) -> Rays:
     return render.rays
 
 
+def _eikonal(render: Render) -> Tensor:
+    if render.slope is None:
+        raise ValueError("eikonal is a term of signed distances; leave it out for other scenes")
+    return eikonal(render.slope)
+
+
 def _of_surface(render: Render) -> tuple[Mesh, Edges | None]:
     if render.mesh is None:
         raise ValueError("normal_consistency and laplacian are terms of surfaces; leave them out for a volume")
@@ -169,6 +175,7 @@ TERMS: dict[str, Callable[[Render], Tensor]] = {
     "opacity": lambda render: opacity(render.alpha),
     "orientation": _orientation,
     "z_variance": _z_variance,
+    "eikonal": _eikonal,
     "normal_consistency": lambda render: normal_consistency(*_of_surface(render)),
     "laplacian": lambda render: laplacian(*_of_surface(render)),
 }

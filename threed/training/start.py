@@ -143,7 +143,8 @@ def fresh(config: StartConfig, volumes: Sequence[Voxels], seed: int) -> Start:
     cubes = (cubes - start.mean) * weights(config.patch)
     _, vectors = torch.linalg.eigh(cubes.T @ cubes / len(cubes))
     start.basis.copy_(vectors[:, -config.components :].flip(1).T)
-    start.scale.copy_((cubes @ start.basis.T).std())
+    spread = (cubes @ start.basis.T).std(0)
+    start.scale.copy_((spread * spread.mean()).sqrt())  # the mean variance of a token's numbers is 1
     return start
 
 
