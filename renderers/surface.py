@@ -48,12 +48,11 @@ def render(
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
     paint = _paint(surface, albedo)
-    views = [
-        _view(mesh, paint, cameras[i : i + 1], height * supersample, width * supersample, smooth, outline)
-        for i in range(len(cameras))
-    ]
-    pictures = functional.avg_pool2d(torch.cat(views).movedim(-1, 1), supersample).movedim(1, -1)
-    found = Render(*pictures.split([3, 3, 1, 1, 3], dim=-1))
+    views = []
+    for i in range(len(cameras)):
+        samples = _view(mesh, paint, cameras[i : i + 1], height * supersample, width * supersample, smooth, outline)
+        views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
+    found = Render(*torch.cat(views).split([3, 3, 1, 1, 3], dim=-1))
     return replace(found, mesh=mesh, edges=outline) if outline else found
 
 
