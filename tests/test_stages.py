@@ -88,15 +88,14 @@ def test_cut_off_in_either_stage_and_resumed_the_bytes_are_equal(whole, tmp_path
     assert_same_bytes(tmp_path, whole[0])
 
 
-def test_a_solid_goes_on_in_another_stage(tmp_path):
+def test_a_solid_goes_on_in_another_stage(whole, tmp_path):
     """Geometry first, then colours alone: what moved before stays where it is."""
     tets = replace(FINE.scene.tets, distance_rate=0.0, deformation_rate=0.0)
     colours = replace(FINE, name="colours", scene=replace(FINE.scene, tets=tets), steps=4, kinds=("albedo",))
     three = replace(TWO.recipe, stages=(*TWO.recipe.stages, colours))
-    asset = made(tmp_path / "three", box(), replace(TWO, recipe=three))
-    other = made(tmp_path / "two", box(), TWO)
-    assert torch.equal(asset.mesh.vertices, other.mesh.vertices)
-    assert not torch.equal(asset.material.base_color, other.material.base_color)
+    asset = made(tmp_path, box(), replace(TWO, recipe=three))
+    assert torch.equal(asset.mesh.vertices, whole[1].mesh.vertices)
+    assert not torch.equal(asset.material.base_color, whole[1].material.base_color)
 
 
 def test_a_signed_distance_is_distilled_and_becomes_the_object(tmp_path):
