@@ -11,6 +11,7 @@ from truth import SOLIDS, oracle
 
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
+from threed.errors import Mistake
 from threed.exporters import export
 from threed.exporters.unwrap import has_room, unwrap
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig, scattered
@@ -160,6 +161,16 @@ def test_a_palette_gets_room(tmp_path):
     assert has_room(asset.uvs, asset.uv_faces, 128)
 
 
+def test_an_asset_that_is_inside_out_is_refused_before_the_work(tmp_path):
+    solid = unwrapped("box")
+    turned = replace(solid, mesh=replace(solid.mesh, faces=solid.mesh.faces.flip(1)), uv_faces=solid.uv_faces.flip(1))
+    source = tmp_path / "turned.glb"
+    export(turned, source)
+    recipe = replace(RECIPE, start=str(source), stages=(PAINT,))
+    with pytest.raises(Mistake, match=r"cannot paint '.*turned.glb': .* is inside out"):
+        made(tmp_path / "run", Impatient(0), replace(REQUEST, recipe=recipe))
+
+
 def test_room_for_a_texture():
     solid = unwrapped("torus")
     assert has_room(solid.uvs, solid.uv_faces, 256)
@@ -212,7 +223,6 @@ def test_a_nerf_cannot_follow_a_surface():
 def test_the_command_line_edits_a_run_and_a_mesh(tmp_path):
     """`threed edit`: wrong words are refused at once, and right ones become the flags of `threed text`."""
     from threed.edit_cli import Edit, as_text
-    from threed.errors import Mistake
 
     mesh = tmp_path / "box.glb"
     export(replace(unwrapped("box"), mesh=SOLIDS["box"]().mesh), mesh)

@@ -14,7 +14,7 @@ from threed import pictures
 from threed.distill.embedded import Embedded, located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
-from threed.errors import Failure
+from threed.errors import Failure, Mistake
 from threed.exporters import export, place
 from threed.exporters.bake import Colour, bake
 from threed.exporters.clean import clean
@@ -104,8 +104,7 @@ def begun(
             except ValueError as error:
                 raise Failure(f"no surface came out of the volume: {error}") from error
         case PaintedConfig(), VoxelField():
-            asset = read(request.recipe.start)
-            return Painted(config, replace(asset, mesh=normalised(asset.mesh)), generator)
+            return Painted(config, own(request.recipe.start), generator)
         case SDFConfig(), None | VoxelField():
             sdf = SDF(config, generator)
             if shape:
@@ -117,6 +116,16 @@ def begun(
                 imitate(nerf, shape, generator)
             return nerf
     raise ValueError(f"a {type(config).__name__} cannot begin as {shape}; change the recipe's stages")
+
+
+def own(path: str) -> Asset:
+    """A user's asset, at radius 1. Raises Mistake for one that could not be exported again, before any work on it."""
+    asset = read(path)
+    try:
+        verify(asset, watertight=False)
+    except ValueError as error:
+        raise Mistake(f"cannot paint {path!r}: {error}") from error
+    return replace(asset, mesh=normalised(asset.mesh))
 
 
 def load(name: str, device: str) -> Prior:
