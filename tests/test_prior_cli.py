@@ -167,7 +167,7 @@ def test_bad_usage_exits_with_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("command", "flags", "examples"),
     [
-        ([], "", ["Your own assets: threed prior train --help"]),
+        ([], "", ["threed prior train --help"]),
         (
             ["prior"],
             "",
