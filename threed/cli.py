@@ -21,16 +21,31 @@ from rich.console import Console
 from threed import __version__, prior_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake, unknown
-from threed.flags import SEED, check_device, check_ranges, said
+from threed.flags import (
+    HEIGHT,
+    SEED,
+    STEPS,
+    TEXTURE,
+    Device,
+    Folder,
+    Formats,
+    Negative,
+    Overwrite,
+    PriorName,
+    Resume,
+    Seed,
+    Steps,
+    TextureSize,
+    check_device,
+    check_ranges,
+    said,
+)
 
 if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-STEPS = (1, 100_000)
 FACES = (100, 200_000)
-TEXTURE = (64, 4096)
-HEIGHT = (0.001, 1000.0)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
@@ -69,25 +84,23 @@ class Text:
     """What `threed text` was asked for, as it was typed; None where the recipe decides."""
 
     prompt: Annotated[tyro.conf.Positional[str], said("What to make, in a few plain words.", metavar="PROMPT")]
-    output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
-    seed: Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")] = 0
+    output: Folder = None
+    seed: Seed = 0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "instant"
-    prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
-    negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
+    prior: PriorName = "embedded"
+    negative: Negative = ""
     start: Annotated[
         str | None,
         said("What it grows from: sphere, volume (a rough shape out of the text), or a mesh file.", "the recipe's"),
     ] = None
-    steps: Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")] = None
-    format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
+    steps: Steps = None
+    format: Formats = ("glb", "obj")
     faces: Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")] = None
-    texture_size: Annotated[
-        int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
-    ] = None
+    texture_size: TextureSize = None
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")] = None
-    device: Annotated[str, said("Where to compute: cpu, cuda, mps.")] = "cpu"
-    resume: Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")] = False
-    overwrite: Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")] = False
+    device: Device = "cpu"
+    resume: Resume = False
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import tyro
 
 from threed.errors import Mistake, unknown
-from threed.flags import SEED, said
+from threed.flags import (
+    HEIGHT,
+    Device,
+    Folder,
+    Formats,
+    Negative,
+    Overwrite,
+    PriorName,
+    Resume,
+    Seed,
+    Steps,
+    TextureSize,
+    said,
+)
 
 CHANGES = {"texture": "repaint", "both": "reshape"}  # what is changed, and the recipe that does it
 EDIT_HELP = """Change an asset to what a new sentence says.
@@ -31,17 +44,17 @@ class Edit:
     what: Annotated[tyro.conf.Positional[Path], said("A run folder or a mesh.", metavar="WHAT")]
     prompt: Annotated[tyro.conf.Positional[str], said("What it shall be, in a few plain words.", metavar="PROMPT")]
     change: Annotated[str, said("What may change: texture, or both texture and shape.")] = "texture"
-    output: Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")] = None
-    seed: Annotated[int, said(f"Another seed, another edit; the same seed, the same bytes. At least {SEED[0]}.")] = 0
-    prior: Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")] = "embedded"
-    negative: Annotated[str, said("What it should not look like.", "nothing")] = ""
-    steps: Annotated[int | None, said("Optimisation steps.", "the recipe's")] = None
-    format: Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")] = ("glb", "obj")
-    texture_size: Annotated[int | None, said("Texels a side, a power of two.", "the recipe's")] = None
-    height: Annotated[float | None, said("Metres.", "as tall as it was")] = None
-    device: Annotated[str, said("Where to compute: cpu, cuda, mps.")] = "cpu"
-    resume: Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")] = False
-    overwrite: Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")] = False
+    output: Folder = None
+    seed: Seed = 0
+    prior: PriorName = "embedded"
+    negative: Negative = ""
+    steps: Steps = None
+    format: Formats = ("glb", "obj")
+    texture_size: TextureSize = None
+    height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it was")] = None
+    device: Device = "cpu"
+    resume: Resume = False
+    overwrite: Overwrite = False
 
 
 def as_text(asked: Edit) -> dict[str, Any]:
@@ -55,7 +68,8 @@ def as_text(asked: Edit) -> dict[str, Any]:
     if asked.output and asked.what.is_dir() and asked.output.resolve() == asked.what.resolve():
         raise Mistake(f"--output is {str(asked.output)!r}, the run to be edited; choose another folder")
     flags = {name: value for name, value in vars(asked).items() if name not in {"what", "change"}}
-    return flags | {"recipe": CHANGES[asked.change], "start": str(mesh), "height": asked.height or height(mesh)}
+    tall = height(mesh) if asked.height is None else asked.height
+    return flags | {"recipe": CHANGES[asked.change], "start": str(mesh), "height": tall}
 
 
 def height(mesh: Path) -> float:

@@ -5,18 +5,37 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from threed.errors import Mistake, unknown
 
 SEED = (0, 2**63 - 1)
+STEPS = (1, 100_000)
+TEXTURE = (64, 4096)
+HEIGHT = (0.001, 1000.0)
 
 
 def said(text: str, default: str | None = None, metavar: str | None = None, name: str | None = None) -> object:
     """A flag's help, and what holds where the flag is left out if that is not a plain value."""
     hint = f"(default: {default})" if default else None
     return tyro.conf.arg(help=text, help_behavior_hint=hint, metavar=metavar, name=name)
+
+
+# What every command that makes an asset can be told; None where the recipe decides.
+Folder = Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")]
+Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")]
+PriorName = Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")]
+Negative = Annotated[str, said("What it should not look like.", "nothing")]
+Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
+Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")]
+TextureSize = Annotated[
+    int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
+]
+Device = Annotated[str, said("Where to compute: cpu, cuda, mps.")]
+Resume = Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")]
+Overwrite = Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")]
 
 
 def check_ranges(asked: object, ranges: Mapping[str, tuple[float, float]]) -> None:

@@ -37,8 +37,6 @@ from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
 from threed.train import fit, seeded
 
-BALL = 0.5  # metres, the radius of what a surface begins as when there is nothing to begin from
-
 Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
 
 
@@ -96,7 +94,7 @@ def begun(
         case SolidConfig(), Solid():
             return shape.continued(config)
         case SolidConfig(), None:
-            return Solid(config, TetScene.from_ellipsoid((BALL, BALL, BALL), config.tets))
+            return Solid(config, TetScene.from_ellipsoid((config.start_radius,) * 3, config.tets))
         case SolidConfig(), NeRF() | SDF() | VoxelField():
             try:
                 threshold, _ = best(shape, request.recipe.asset.grid)

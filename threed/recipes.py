@@ -60,6 +60,11 @@ class Recipe:
     asset: AssetSettings = field(default_factory=AssetSettings)
 
 
+def falling(scale: float, first: float, last: float) -> SDS:
+    """Score distillation of clean pictures, at this guidance scale and at timesteps that fall in a line."""
+    return SDS(scale=scale, t_min=Anneal(first, last), t_max=Anneal(first, last), weight="clean")
+
+
 COARSE = Stage(
     name="coarse",
     scene=NeRFConfig(),
@@ -68,7 +73,7 @@ COARSE = Stage(
     kinds=("albedo", "normal"),
     # Poole et al., with Imagen: 15,000 steps, scale 100, t in [0.02, 0.98], w = sigma^2. A small prior that predicts
     # clean pictures wants little guidance, and a shape settles best from noisy to less noisy.
-    loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+    loss=falling(2.0, 0.98, 0.3),
 )
 
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
@@ -86,13 +91,8 @@ RECIPES: dict[str, Recipe] = {
             about="the start, then score distillation at low timesteps only: what is there already is kept",
             start="volume",
             stages=(
-                Stage(
-                    name="coarse",
-                    scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
-                    steps=60,
-                    views=Views(),
-                    kinds=("albedo", "normal"),
-                    loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.5, 0.2), weight="clean"),
+                replace(
+                    COARSE, scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=60, loss=falling(2.0, 0.5, 0.2)
                 ),
             ),
         ),
@@ -106,14 +106,13 @@ RECIPES: dict[str, Recipe] = {
             about="coarse to fine (Lin et al. 2022): that, then a surface on a tetrahedral grid at low timesteps",
             stages=(
                 COARSE,
-                Stage(
+                replace(
+                    COARSE,
                     name="fine",
                     scene=SolidConfig(),
                     steps=60,
-                    views=Views(),
-                    kinds=("albedo", "normal"),
                     # Lin et al.: 3,000 steps at 512 pixels, t in [0.02, 0.5], normal consistency 1e4 under their sums.
-                    loss=SDS(scale=2.0, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.3, 0.1), weight="clean"),
+                    loss=falling(2.0, 0.3, 0.1),
                     terms=Terms(normal_consistency=Anneal(100.0)),
                 ),
             ),
@@ -122,23 +121,22 @@ RECIPES: dict[str, Recipe] = {
             name="fantasia3d",
             about="a surface from a ball by its normals alone, then its colours (Chen et al. 2023)",
             stages=(
-                Stage(
+                replace(
+                    COARSE,
                     name="geometry",
                     scene=SolidConfig(),
                     steps=120,
-                    views=Views(),
                     kinds=("normal",),
                     # Chen et al.: 2,000 steps, the first half with t in [0.02, 0.5]; this prior settles as COARSE says.
-                    loss=SDS(scale=2.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                    loss=falling(2.0, 0.98, 0.3),
                     terms=Terms(normal_consistency=Anneal(100.0)),
                 ),
-                Stage(
+                replace(
+                    COARSE,
                     name="appearance",
                     scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
                     steps=60,
-                    views=Views(),
-                    kinds=("albedo", "normal"),
-                    loss=SDS(scale=4.0, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                    loss=falling(4.0, 0.98, 0.3),
                 ),
             ),
         ),
@@ -152,13 +150,12 @@ RECIPES: dict[str, Recipe] = {
             about="a mesh in new colours: score distillation of its albedo alone; its triangles stay as they are",
             start="mesh",
             stages=(
-                Stage(
+                replace(
+                    COARSE,
                     name="paint",
                     scene=PaintedConfig(),
                     steps=80,
-                    views=Views(),
-                    kinds=("albedo", "normal"),
-                    loss=SDS(scale=4.0, t_min=Anneal(0.9, 0.3), t_max=Anneal(0.9, 0.3), weight="clean"),
+                    loss=falling(4.0, 0.9, 0.3),
                 ),
             ),
         ),
@@ -167,13 +164,12 @@ RECIPES: dict[str, Recipe] = {
             about="a mesh that becomes something else (Lin et al. 2022, section 5): its surface and its colours move",
             start="mesh",
             stages=(
-                Stage(
+                replace(
+                    COARSE,
                     name="fine",
                     scene=SolidConfig(paint=PaintConfig(rate=0.03)),
                     steps=100,
-                    views=Views(),
-                    kinds=("albedo", "normal"),
-                    loss=SDS(scale=4.0, t_min=Anneal(0.9, 0.2), t_max=Anneal(0.9, 0.2), weight="clean"),
+                    loss=falling(4.0, 0.9, 0.2),
                     terms=Terms(normal_consistency=Anneal(100.0)),
                 ),
             ),

@@ -25,11 +25,14 @@ from threed.tets import TetConfig, TetScene
 class SolidConfig:
     tets: TetConfig = field(default_factory=lambda: TetConfig(resolution=40))
     paint: PaintConfig = field(default_factory=PaintConfig)
+    start_radius: float = 0.5  # metres: with nothing to begin from, a ball
     resolution: int = 64  # pixels a side of the pictures that the prior sees
     supersample: int = 2  # samples along a side of a pixel
 
 
 class Solid(nn.Module):
+    """A surface and the paint on it, optimised together."""
+
     def __init__(self, config: SolidConfig, tets: TetScene) -> None:
         """Grey."""
         super().__init__()
