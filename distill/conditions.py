@@ -94,6 +94,11 @@ def reference_picture(rgb: Float[Tensor, "P 3 H W"], alpha: Float[Tensor, "P 1 H
     return torch.cat([2 * rgb - alpha, alpha], dim=1)
 
 
+def before(background: Float[Tensor, "P 3"], reference: Float[Tensor, "P 4 H W"]) -> Float[Tensor, "P 3 H W"]:
+    """The latents of reference pictures before plain backgrounds, which are display sRGB in [0, 1]."""
+    return reference[:, :3] + (1 - reference[:, 3:]) * (2 * background - 1)[:, :, None, None]
+
+
 def normalized(prompt: str) -> str:
     """Captions were trained in lower case."""
     return prompt.strip().lower()

@@ -3,7 +3,7 @@
 Layout: diffusers' `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, safetensors only, and `prior.json` with the
 conventions. Latents are pixels in [-1, 1]; the network sees them 4 x 4-unshuffled, beside a reference picture and, in
 folders whose `prior.json` says `"geometry": true`, normals and mask (zeros for what is not given), and predicts the
-clean picture. Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance and the plain background's
+clean picture. Where it says `"reference": "joint"`, a reference picture is also one of its group, and not noised. Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance and the plain background's
 colour, and expects a field of view of 40 degrees; `distill/conditions.py` has it number by number.
 Joint views: in every self-attention the pictures of a group see one another's tokens; no weights belong to that.
 
@@ -23,14 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, scaled_dot_product_attention
+from torch.nn.functional import pad, pixel_shuffle
 
-from threed.distill.conditions import CAMERA_FEATURES, Text, encode, network_input, normalized, view_features
+from threed.distill.attention import attention
+from threed.distill.conditions import (
+    CAMERA_FEATURES,
+    Seen,
+    Text,
+    before,
+    encode,
+    network_input,
+    normalized,
+    view_features,
+)
 from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
+from threed.renderers.camera import Cameras
 
 SHIPPED = Path(__file__).parent / "weights"
 PREDICTIONS: dict[str, Kind] = {"sample": "clean", "epsilon": "noise", "v_prediction": "velocity"}  # diffusers' names
@@ -48,6 +59,7 @@ class Conventions:
     text_tokens: int  # the two markers at the ends of a prompt included
     fov_y: float  # degrees
     geometry: bool  # whether the network has channels for normals and mask
+    joint_reference: bool  # whether a reference picture stands among the pictures of its group, too
     compressed: bool
 
     @staticmethod
@@ -66,19 +78,37 @@ class Conventions:
                 text_tokens=found["text_tokens"],
                 fov_y=found["fov_y_degrees"],
                 geometry=found.get("geometry", False),
+                joint_reference=found.get("reference") == "joint",
                 compressed=found.get("compression") == "int8",
             )
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What P pictures are told to show."""
+class Reference:
+    """A shaded picture of the object that others shall show, and the camera that saw it."""
 
-    context: Float[Tensor, "P tokens features"]
-    labels: Float[Tensor, "P labels"]  # camera features, then the mean of the text
+    picture: Float[Tensor, "1 4 H W"]  # RGB in [-1, 1] times alpha, and alpha
+    camera: Cameras  # one; of its azimuth only the turns from it to the others count
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pictures that are known, and so are not denoised, among those that are: what their groups have to agree with."""
+
+    latents: Float[Tensor, "R 3 H W"]
+    order: Int[Tensor, "N"]  # which picture stands where: the P to denoise are 0 .. P - 1, the given ones follow them
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What N pictures are told to show: those to denoise, and those that are given."""
+
+    context: Float[Tensor, "N tokens features"]
+    labels: Float[Tensor, "N labels"]  # camera features, then the mean of the text
     joint: Joint  # which successive pictures see one another
-    reference: Float[Tensor, "P 4 H W"] | None = None  # RGB in [-1, 1] times alpha, and alpha
-    geometry: Float[Tensor, "P 4 H W"] | None = None  # camera-space normals in [-1, 1] times the mask, and the mask
+    reference: Float[Tensor, "N 4 H W"] | None = None  # RGB in [-1, 1] times alpha, and alpha
+    geometry: Float[Tensor, "N 4 H W"] | None = None  # camera-space normals in [-1, 1] times the mask, and the mask
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +154,19 @@ class Embedded:
         return pixels(image)
 
     @torch.no_grad()
-    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
-        """Raises ValueError for too long a prompt, kinds it does not know, or another field of view than its own."""
+    def conditions(
+        self,
+        prompt: str,
+        negative: str,
+        pictures: Pictures,
+        reference: Reference | None = None,
+        geometry: Float[Tensor, "P 4 H W"] | None = None,
+    ) -> Conditions:
+        """What these pictures are told, also to agree with a reference, or with normals and mask.
+
+        With a reference they are told how they turn from it, and not where the object's front is.
+        Raises ValueError for too long a prompt, kinds it does not know, or another field of view than its own.
+        """
         fov_y = torch.rad2deg(pictures.cameras.fov_y)
         if ((fov_y - self.conventions.fov_y).abs() > 1).any():
             asked = ", ".join(f"{angle:g}" for angle in fov_y.unique().tolist())
@@ -133,12 +174,23 @@ class Embedded:
         unknown = set(pictures.kinds) - set(self.kinds)
         if unknown:
             raise ValueError(f"unknown kind {min(unknown)!r}; this prior knows {', '.join(self.kinds)}")
-        view = camera_features(pictures, self.kinds)
-        return Conditions(
-            positive=self._condition(prompt, view),
-            null=self._condition("", view),
-            negative=self._condition(negative, view) if negative.strip() else None,
-        )
+        joins = reference is not None and self.conventions.joint_reference
+        view = camera_features(pictures, self.kinds, reference, joins)
+        seen = None if reference is None else reference.picture.expand(len(view), -1, -1, -1)
+        if geometry is not None:  # which nobody knows of a reference
+            geometry = pad(geometry, (0, 0, 0, 0, 0, 0, 0, len(view) - len(geometry)))
+        given = None
+        if reference is not None and joins:
+            latents = before(pictures.background.to(reference.picture)[None], reference.picture)
+            given = Given(latents, torch.arange(len(view), device=latents.device))
+
+        def told(prompt: str) -> Condition:
+            text = self._text(prompt)
+            context = text.tokens.expand(len(view), -1, -1)
+            labels = torch.cat([view.to(text.mean), text.mean.expand(len(view), -1)], dim=1)
+            return Condition(context, labels, len(view), seen, geometry, given)
+
+        return Conditions(told(prompt), told(""), told(negative) if negative.strip() else None)
 
     @torch.no_grad()
     def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
@@ -146,19 +198,13 @@ class Embedded:
         output = predict(self.unet, self.conventions, z_t, t, condition)
         return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
 
-    def _condition(self, prompt: str, view: Float[Tensor, "P 32"]) -> Condition:
+    def _text(self, prompt: str) -> Text:
         if prompt not in self.texts:
-            self.texts[prompt] = self._encoded(prompt)
-        text = self.texts[prompt]
-        context = text.tokens.expand(len(view), -1, -1)
-        labels = torch.cat([view.to(text.mean), text.mean.expand(len(view), -1)], dim=1)
-        return Condition(context, labels, joint=len(view))
-
-    def _encoded(self, prompt: str) -> Text:
-        limit, count = self.conventions.text_tokens, len(self.tokenizer(normalized(prompt)).input_ids)
-        if count > limit:
-            raise ValueError(f"the prompt {prompt!r} takes {count} tokens; shorten it to at most {limit}")
-        return encode([prompt], self.tokenizer, self.text_encoder, limit)
+            limit, count = self.conventions.text_tokens, len(self.tokenizer(normalized(prompt)).input_ids)
+            if count > limit:
+                raise ValueError(f"the prompt {prompt!r} takes {count} tokens; shorten it to at most {limit}")
+            self.texts[prompt] = encode([prompt], self.tokenizer, self.text_encoder, limit)
+        return self.texts[prompt]
 
 
 def located(name: str) -> Path:
@@ -181,7 +227,11 @@ def text_reader(folder: Path | None = None) -> Callable[[Sequence[str]], Text]:
 def predict(
     unet: Any, conventions: Conventions, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition
 ) -> Float[Tensor, "P 3 H W"]:
-    """What the network itself says; differentiable."""
+    """What the network itself says of the pictures to denoise; differentiable."""
+    given, pictures = condition.given, len(z_t)
+    if given is not None:
+        z_t = torch.cat([z_t, given.latents])[given.order]
+        t = torch.cat([t, t.new_zeros(len(given.latents))])[given.order]
     inputs = network_input(z_t, condition.reference, condition.geometry, conventions.patch, conventions.geometry)
     output = unet(
         inputs.to(unet.dtype, memory_format=torch.channels_last),
@@ -191,6 +241,8 @@ def predict(
         cross_attention_kwargs={"joint": condition.joint},
         return_dict=False,
     )[0]
+    if given is not None:
+        output = output[given.order.argsort()[:pictures]]
     return pixel_shuffle(output.to(z_t.dtype), conventions.patch)
 
 
@@ -210,34 +262,46 @@ class JointAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         if encoder_hidden_states is not None:
-            return attn.to_out[0](attention(*projected, attn.heads))
+            return attn.to_out[0](in_heads(*projected, attn.heads))
         runs = ((len(context) // joint, joint),) if isinstance(joint, int) else joint
         sizes = [groups * pictures for groups, pictures in runs]
         mixed = []
         for (groups, _), *run in zip(runs, *(x.split(sizes) for x in projected), strict=True):
             query, key, value = (x.reshape(groups, -1, x.shape[2]) for x in run)
-            mixed.append(attention(query, key, value, attn.heads).reshape(run[0].shape))
+            mixed.append(in_heads(query, key, value, attn.heads).reshape(run[0].shape))
         return attn.to_out[0](torch.cat(mixed))
 
 
-def attention(
+def in_heads(
     query: Float[Tensor, "G N C"], key: Float[Tensor, "G M C"], value: Float[Tensor, "G M C"], heads: int
 ) -> Float[Tensor, "G N C"]:
-    """Scaled dot products in every head by itself."""
+    """Attention in every head by itself."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-def camera_features(pictures: Pictures, kinds: tuple[str, ...]) -> Float[Tensor, "P 32"]:
-    """What the network is told about each picture, kind-major; `kinds` is the order in which it was trained."""
-    count = len(pictures.cameras)
-    background = pictures.background.to(pictures.cameras.azimuth).expand(count, 3)
+def camera_features(
+    pictures: Pictures, kinds: tuple[str, ...], reference: Reference | None = None, joins: bool = False
+) -> Float[Tensor, "N 32"]:
+    """What the network is told about each picture, kind-major, and about the reference that `joins` them, the last.
 
-    def features(kind: str) -> Float[Tensor, "C 32"]:
-        which = torch.tensor([float(kind == known) for known in kinds]).to(background).expand(count, -1)
-        return view_features(pictures.cameras, which, background)
+    `kinds` is the order in which it was trained.
+    """
+    background = pictures.background.to(pictures.cameras.azimuth)
 
-    return torch.cat([features(kind) for kind in pictures.kinds])
+    def features(cameras: Cameras, kind: str) -> Float[Tensor, "C 32"]:
+        which = torch.tensor([float(kind == known) for known in kinds]).to(background)
+        told = which.expand(len(cameras), -1), background.expand(len(cameras), 3)
+        if reference is None:
+            return view_features(cameras, *told)
+        one, camera = torch.ones_like(cameras.azimuth), reference.camera.to(background.device)
+        seen = Seen(camera.azimuth.expand_as(one), camera.elevation.expand_as(one), one)
+        return view_features(cameras, *told, known=torch.zeros_like(one), seen=seen)
+
+    shown = [(pictures.cameras, kind) for kind in pictures.kinds]
+    if reference is not None and joins:
+        shown.append((reference.camera, "shaded"))
+    return torch.cat([features(*each) for each in shown])
 
 
 def prepared(unet: Any) -> Any:

@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from threed.distill.attention import attention
 from threed.distill.conditions import Text, normalized
 from threed.distill.embedded import readable, restore
 from threed.distill.sample import mixed_anew
@@ -166,9 +167,7 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.constants).chunk(6, dim=-1)
         heads = self.attend(modulated(x, shift_a, scale_a)).unflatten(-1, (3, -1, self.head))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        # For so few tokens on CPUs, plain products take half the time of the fused attention, whose gradient is slow.
-        weights = (query @ key.mT / math.sqrt(self.head)).softmax(dim=-1).to(value.dtype)
-        x = torch.addcmul(x, gate_a, self.attended((weights @ value).transpose(1, 2).flatten(2)))
+        x = torch.addcmul(x, gate_a, self.attended(attention(query, key, value).transpose(1, 2).flatten(2)))
         wide = self.widen(modulated(x, shift_f, scale_f))
         return torch.addcmul(x, gate_f, self.narrow(functional.silu(wide)))
 

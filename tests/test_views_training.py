@@ -18,7 +18,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from threed.distill import conditions
 from threed.distill.conditions import Seen, encode, network_input, view_features
-from threed.distill.embedded import Condition, Embedded, verify
+from threed.distill.embedded import Condition, Embedded, Given, Reference, verify
 from threed.distill.prior import Pictures
 from threed.errors import Mistake
 from threed.exporters import glb
@@ -94,6 +94,7 @@ def by_hand(**changes):
         "group": np.zeros(4, np.int64),
         "view": np.array([0, 4, 0, 4]),
         "kind": np.array([0, 0, 2, 2]),
+        "given": np.zeros(4, bool),
         "asset": np.array([2]),
         "captions": ("a blue box",),
         "recolourings": (UNCHANGED,),
@@ -184,8 +185,8 @@ def test_group_sizes_have_their_shares():
         for groups, size in runs:
             pictures[size] += groups * size
     shares = [pictures[size] / (400 * 24) for size in (1, 4, 8)]
-    assert shares == pytest.approx([0.35, 0.40, 0.25], abs=0.03)
-    assert parted(160, Chances(), random()) == ((56, 1), (16, 4), (5, 8))
+    assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
+    assert parted(320, Chances(), random()) == ((64, 1), (40, 4), (12, 8))
     assert parted(3, Chances(), random()) == ((3, 1),)
 
 
@@ -193,8 +194,16 @@ def test_groups_are_what_was_agreed(cache):
     planned = plan(cache, 4000, Chances(), random(), {})
     sizes = np.repeat([v for _, v in planned.runs], [n for n, _ in planned.runs])
     assert len(planned.asset) == len(sizes) == planned.group[-1] + 1
+    assert len(planned.given) == len(planned.group) == 4000 + planned.given.sum()
     for group, size in enumerate(sizes):
         mine = planned.group == group
+        if planned.reference[group] >= 0:  # it is the last of its group
+            assert list(np.flatnonzero(planned.given[mine])) == [size - 1]
+            last = np.flatnonzero(mine)[-1]
+            assert planned.view[last] == planned.reference[group]
+            assert planned.kind[last] == 1
+            mine[last], size = False, size - 1
+        assert not planned.given[mine].any()
         view, kind = planned.view[mine], planned.kind[mine]
         assert len(view) == size
         assert ((view - view[0]) % 8 == np.arange(size) % 4 * 2).all()  # of eight views, every second: a quarter turn
@@ -218,16 +227,16 @@ def test_chances_are_kept(cache):
     def near(events, expected):
         return abs(events.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / len(events))
 
-    assert near(seen, 0.4)
+    assert near(seen, 0.5)
     assert near(silent[seen], 0.5)
     assert near(silent[~seen], 0.1)
     assert near(~planned.azimuth[seen], 0.6)
     assert near(~planned.azimuth[~seen], 0.1)
     assert near((planned.background == 1).all(axis=1), 0.5)
     first = np.searchsorted(planned.group, np.arange(len(seen)))
-    sizes = np.bincount(planned.group)
+    sizes = np.bincount(planned.group[~planned.given])
     coloured = (planned.kind[first] != 2) & (sizes != 8)
-    assert near(planned.geometry[coloured], 0.15)
+    assert near(planned.geometry[coloured], 0.4)
     assert near(planned.kind[first][sizes == 1] == 1, 1 / 3)
     assert near(planned.kind[first][sizes == 8] == 1, 1 / 2)
     # Times: one in every part of (0, 1), in no order.
@@ -338,6 +347,40 @@ def test_a_reference_is_a_view_of_the_asset_and_told_from_where(cache, prior, mo
     torch.testing.assert_close(labels[:, 23], elevation.cos().expand(4))
 
 
+def test_a_reference_joins_its_group_as_it_does_in_use(cache, trained, monkeypatch):
+    """The last of its group: clean, before the group's background, and told what `conditions` tells of it."""
+    monkeypatch.setattr(views_batch, "photographed", lambda picture, _: picture)
+    monkeypatch.setattr(views_batch, "MISJUDGED", 0.0)
+    planned = by_hand(
+        runs=((1, 5),),
+        group=np.zeros(5, np.int64),
+        view=np.array([0, 4, 0, 4, 5]),
+        kind=np.array([0, 0, 2, 2, 1]),
+        given=np.arange(5) == 4,
+        reference=np.array([5]),
+        azimuth=np.array([False]),
+        geometry=np.array([True]),
+    )
+    batch, alone = drawn(cache, trained, planned, seeded()), drawn(cache, trained, by_hand(), seeded())
+    torch.testing.assert_close(batch.clean, alone.clean)
+    assert len(batch.t) == 4
+    cameras = Cameras(*cache.cameras[2, [0, 4, 5]].unbind(1))
+    pictures = Pictures(cameras[:2], ("albedo", "normal"), torch.tensor(planned.background[0]))
+    reference = Reference(batch.condition.reference[:1], cameras[2:])
+    geometry = batch.condition.geometry[:4]
+    expected = trained.conditions("a blue box", "", pictures, reference, geometry).positive
+    for name in ("context", "labels", "reference", "geometry"):
+        torch.testing.assert_close(getattr(batch.condition, name), getattr(expected, name), msg=name)
+    assert batch.condition.joint == ((1, expected.joint),)
+    torch.testing.assert_close(batch.condition.given.latents, expected.given.latents)
+    assert torch.equal(batch.condition.given.order, expected.given.order)
+    alpha = reference.picture[0, 3]
+    background = torch.tensor(planned.background[0])[:, None]
+    outside = expected.given.latents[0][:, alpha == 0]
+    torch.testing.assert_close(outside, (2 * background - 1).expand_as(outside))
+    torch.testing.assert_close(expected.given.latents[0][:, alpha == 1], reference.picture[0, :3][:, alpha == 1])
+
+
 def test_a_group_is_recoloured_as_a_whole_and_alone(cache, prior):
     """Two groups of the blue box: in the second one it is red, in the picture and in the reference."""
     red = Recolouring((0.1, 0.2, 0.8), (0.8, 0.1, 0.1))
@@ -346,6 +389,7 @@ def test_a_group_is_recoloured_as_a_whole_and_alone(cache, prior):
         group=np.array([0, 1]),
         view=np.array([0, 0]),
         kind=np.array([0, 0]),
+        given=np.zeros(2, bool),
         asset=np.array([2, 2]),
         captions=("", ""),
         recolourings=(UNCHANGED, red),
@@ -443,11 +487,16 @@ def test_the_network_sees_noised_pictures_and_the_time(cache, trained):
 
     loss = ViewsLoss(cache, trained, everything())
     loss(Recorder(0.0), 40, seeded(3))
-    batch = drawn(cache, trained, plan(cache, 40, loss.chances, host(seeded(3)), {}), seeded(3))
-    torch.testing.assert_close(seen["timestep"], 1000 * batch.t)
+    planned = plan(cache, 40, loss.chances, host(seeded(3)), {})
+    batch = drawn(cache, trained, planned, seeded(3))
+    given = torch.from_numpy(planned.given)
+    torch.testing.assert_close(seen["timestep"][~given], 1000 * batch.t)
+    assert not seen["timestep"][given].any()
     assert seen["joint"] == batch.condition.joint
     alpha, sigma = (a[:, None, None, None] for a in trained.alpha_sigma(batch.t))
-    noise = (pixel_shuffle(seen["inputs"][:, :48], 4) - alpha * batch.clean) / sigma
+    z_t = pixel_shuffle(seen["inputs"][:, :48], 4)
+    assert torch.equal(z_t[given], batch.condition.given.latents)
+    noise = (z_t[~given] - alpha * batch.clean) / sigma
     assert noise.mean().abs() < 0.02
     assert abs(noise.std() - 1) < 0.02
     torch.testing.assert_close(seen["inputs"][:, 48:112], pixel_unshuffle(batch.condition.reference, 4))
@@ -491,6 +540,23 @@ def test_runs_of_groups_are_separate_groups(trained):
         part = Condition(whole.context[start:end], whole.labels[start:end], joint)
         alone = trained.denoise(z_t[start:end], t[start:end], part).clean
         torch.testing.assert_close(together[start:end], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_given_pictures_speak_and_are_not_spoken_of(trained):
+    """Denoising three pictures beside a given one is what the network says of three among four, one without noise."""
+    z, given, t = (torch.randn(4, *shape, generator=seeded()) for shape in ((3, 16, 16), (3, 16, 16), ()))
+    context, labels = torch.randn(4, 16, 128), torch.randn(4, 160)
+    t = torch.tensor([0.2, 0.5, 0.9])
+    for place in range(4):
+        order = torch.tensor([0, 1, 2])
+        order = torch.cat([order[:place], torch.tensor([3]), order[place:]])
+        condition = Condition(context, labels, 4, given=Given(given[:1], order))
+        found = trained.denoise(z[:3], t, condition).clean
+        among, times = (torch.cat([x[:place], y, x[place:]]) for x, y in ((z[:3], given[:1]), (t, torch.zeros(1))))
+        plain = trained.denoise(among, times, Condition(context, labels, 4)).clean
+        torch.testing.assert_close(found, torch.cat([plain[:place], plain[place + 1 :]]), rtol=1e-4, atol=1e-5)
+        other = Condition(context, labels, 4, given=Given(given[1:2], order))
+        assert not torch.allclose(trained.denoise(z[:3], t, other).clean, found, atol=1e-4)
 
 
 # Networks and folders

@@ -55,7 +55,7 @@ PRESETS = {
     ),
     "cuda": Settings(
         start=lasting(Schedule(1, batch=256, rate=2e-3, final=0.02, optimizer="muon"), 20_000),
-        # Of 160 pictures the groups are always the same, and a compiled network is compiled once.
+        # Of 320 pictures the groups are always the same, and a compiled network is compiled once.
         views=lasting(Schedule(1, batch=320, rate=6e-4, final=0.02), 40_000),
         config=StartConfig(width=512, layers=12),
         size="medium",

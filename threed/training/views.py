@@ -50,7 +50,14 @@ def fresh(prior: Embedded, size: Size, seed: int, geometry: bool = True) -> Embe
     """An untrained network of this size, with the conventions and the text encoder of `prior`, on that one's device."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    conventions = replace(prior.conventions, prediction="clean", kinds=KINDS, geometry=geometry, compressed=False)
+    conventions = replace(
+        prior.conventions,
+        prediction="clean",
+        kinds=KINDS,
+        geometry=geometry,
+        joint_reference=True,
+        compressed=False,
+    )
     text_features = prior.text_encoder.config.hidden_size
     with torch.random.fork_rng(devices=[]):  # diffusers knows no generators
         torch.manual_seed(seed)
@@ -80,7 +87,8 @@ def continued(prior: Embedded, geometry: bool = True) -> Embedded:
     """
     if prior.kinds != KINDS:
         raise ValueError(f"this prior knows {', '.join(prior.kinds)}; continue one of {', '.join(KINDS)}")
-    conventions = replace(prior.conventions, geometry=geometry or prior.conventions.geometry, compressed=False)
+    geometry = geometry or prior.conventions.geometry
+    conventions = replace(prior.conventions, geometry=geometry, joint_reference=True, compressed=False)
     channels = input_channels(conventions)
     state = {name: value.float().clone() for name, value in prior.unet.state_dict().items()}
     more = channels - state["conv_in.weight"].shape[1]
@@ -174,6 +182,7 @@ def write(folder: Path, prior: Embedded, source: Path | None = None, about: Mapp
         "prediction": names[prior.conventions.prediction],
         "kinds": prior.conventions.kinds,
         "geometry": prior.conventions.geometry,
+        "reference": "joint" if prior.conventions.joint_reference else "channels",
     }
     _write_json(partial / "prior.json", was | is_now | dict(about or {}))
     files = {path.relative_to(partial).as_posix(): path for path in partial.rglob("*") if path.is_file()}

@@ -2,7 +2,8 @@
 
 A batch holds groups of V pictures of one asset, which see one another in the network: one picture, four of one kind
 a quarter turn apart, or eight, those four with light or without and then the same four as normals. The pictures of a
-group share text, background, light, reference and time. `distill/conditions.py` has the network's inputs by number.
+group share text, background, light, reference and time. A reference is told to each of them, and is itself one more
+picture of its group, the last, which is given clean. `distill/conditions.py` has the network's inputs by number.
 
 What is chosen for whole groups and pictures is chosen on the host (`plan`); everything with pixels happens where the
 cache lies (`drawn`).
@@ -11,8 +12,9 @@ cache lies (`drawn`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -20,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from threed.distill.conditions import REFERENCE_CHANNELS, Seen, encode, reference_picture, view_features
-from threed.distill.embedded import Condition, Embedded
+from threed.distill.conditions import REFERENCE_CHANNELS, Seen, before, encode, reference_picture, view_features
+from threed.distill.embedded import Condition, Embedded, Given
 from threed.renderers.camera import Cameras
 from threed.renderers.surface import AMBIENT, TOWARD_LIGHT
 from threed.training.captions import vary
@@ -29,7 +31,7 @@ from threed.training.recolour import UNCHANGED, Recolouring, draw
 from threed.training.views_cache import Cache
 
 KINDS = ("albedo", "shaded", "normal")
-NORMAL = KINDS.index("normal")
+SHADED, NORMAL = KINDS.index("shaded"), KINDS.index("normal")
 PAINTS = 16  # ways in which an asset is recoloured
 MISJUDGED = 0.1  # radians, the usual error in saying from how high a photograph was taken
 
@@ -42,25 +44,26 @@ Painted = tuple[str, Recolouring]  # a caption and the colours that it speaks of
 class Chances:
     """How often a group is shown what; probabilities."""
 
-    fours: float = 0.40  # share of the pictures that stand in groups of four
-    eights: float = 0.25  # and of eight
+    fours: float = 0.5  # share of the pictures that stand in groups of four
+    eights: float = 0.3  # and of eight
     varied: float = 0.5  # a caption in other words
     recoloured: float = 0.3  # an asset in other colours, and its caption to match
     white: float = 0.5  # a white background; else a random colour
-    reference: float = 0.4
-    geometry: float = 0.15  # for groups of one or four that show no normals
+    reference: float = 0.5
+    geometry: float = 0.4  # for groups of one or four that show no normals
     no_text: tuple[float, float] = (0.1, 0.5)  # without a reference, and with one
     no_azimuth: tuple[float, float] = (0.1, 0.6)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What G groups, of P pictures in all, show; groups of one first, then those of four, then of eight."""
+    """What G groups, of N pictures in all, show; groups of one first, then those of four, then of eight."""
 
-    runs: tuple[tuple[int, int], ...]  # how many groups, of how many pictures
-    group: Int[np.ndarray, "P"]  # whose picture it is
-    view: Int[np.ndarray, "P"]
-    kind: Int[np.ndarray, "P"]  # index into KINDS
+    runs: tuple[tuple[int, int], ...]  # how many groups, of how many pictures, references included
+    group: Int[np.ndarray, "N"]  # whose picture it is
+    view: Int[np.ndarray, "N"]
+    kind: Int[np.ndarray, "N"]  # index into KINDS
+    given: Bool[np.ndarray, "N"]  # whether it is its group's reference, and not to be denoised
     asset: Int[np.ndarray, "G"]
     captions: tuple[str, ...]  # of the groups
     recolourings: tuple[Recolouring, ...]
@@ -72,27 +75,31 @@ class Plan:
 
 
 def plan(cache: Cache, count: int, chances: Chances, random: np.random.Generator, paints: dict[Paint, Painted]) -> Plan:
-    """Choose what `count` pictures show; `paints` remembers, for the batches to come."""
+    """Choose what `count` pictures to denoise show; `paints` remembers, for the batches to come."""
     runs = parted(count, chances, random)
     pictures = np.repeat([v for _, v in runs], [n for n, _ in runs])
-    groups, views = len(pictures), cache.albedo.shape[1]
-    group = np.repeat(np.arange(groups), pictures)
-    place = np.arange(count) - (np.cumsum(pictures) - pictures)[group]
+    seen = np.concatenate([np.arange(n) < int(chances.reference * n + random.random()) for n, _ in runs])
+    groups, views, shown = len(pictures), cache.albedo.shape[1], pictures + seen
+    group = np.repeat(np.arange(groups), shown)
+    place = np.arange(len(group)) - (np.cumsum(shown) - shown)[group]
+    given = place == pictures[group]
     kind = random.integers(0, np.where(pictures == 8, NORMAL, len(KINDS)))
     asset = random.integers(0, len(cache), groups)
-    seen = random.random(groups) < chances.reference
     said = random.random(groups) >= np.where(seen, chances.no_text[1], chances.no_text[0])
     texts = [worded(cache, a, s, chances, random, paints) for a, s in zip(asset.tolist(), said.tolist(), strict=True)]
     colours = random.random((groups, 3))
+    reference = np.where(seen, random.integers(0, views, groups), -1)
+    around = (random.integers(0, views, groups)[group] + place % 4 * (views // 4)) % views
     return Plan(
-        runs=runs,
+        runs=tuple((len(list(each)), size) for size, each in groupby(shown.tolist())),
         group=group,
-        view=(random.integers(0, views, groups)[group] + place % 4 * (views // 4)) % views,
-        kind=np.where(place < 4, kind[group], NORMAL),
+        view=np.where(given, reference[group], around),
+        kind=np.select([given, place < 4], [SHADED, kind[group]], NORMAL),
+        given=given,
         asset=asset,
         captions=tuple(caption for caption, _ in texts),
         recolourings=tuple(recolouring for _, recolouring in texts),
-        reference=np.where(seen, random.integers(0, views, groups), -1),
+        reference=reference,
         azimuth=random.random(groups) >= np.where(seen, chances.no_azimuth[1], chances.no_azimuth[0]),
         geometry=(random.random(groups) < chances.geometry) & (kind != NORMAL) & (pictures != 8),
         background=np.where(random.random((groups, 1)) < chances.white, 1.0, colours).astype(np.float32),
@@ -136,7 +143,7 @@ class Batch:
 
     clean: Float[Tensor, "P 3 H W"]  # in [-1, 1]
     t: Float[Tensor, "P"]
-    condition: Condition
+    condition: Condition  # also of the references
 
 
 def drawn(cache: Cache, prior: Embedded, planned: Plan, generator: torch.Generator) -> Batch:
@@ -146,34 +153,45 @@ def drawn(cache: Cache, prior: Embedded, planned: Plan, generator: torch.Generat
     albedo, normal, alpha = look(cache, asset, planned.view, generator.device)
     albedo = recoloured(albedo, alpha, planned.recolourings, planned.group)
     lamp = lamps(len(planned.asset), 0.35, 0.15, generator)
-    kind, background = here(planned.kind), here(planned.background)[group]
+    kind, background, given = here(planned.kind), here(planned.background)[group], here(planned.given)
+    taken = cameras(cache, asset, planned.view, generator.device)
     shown = torch.stack([albedo, albedo * lit(normal, *(each[group] for each in lamp)), (normal + 1) / 2 * alpha])
     shown = shown[kind, torch.arange(len(kind), device=kind.device)]
     reference, seen = referred(cache, planned, generator)
-    given = here(planned.geometry)[group][:, None, None, None] * alpha
+    outlined = here(planned.geometry[planned.group] & ~planned.given)[:, None, None, None] * alpha
     text = encode(planned.captions, prior.tokenizer, prior.text_encoder, prior.conventions.text_tokens)
     labels = view_features(
-        cameras(cache, asset, planned.view, generator.device),
+        replace(taken, elevation=torch.where(given, seen.elevation[group], taken.elevation)),
         functional.one_hot(kind, len(KINDS)).float(),
         background,
         known=here(planned.azimuth)[group].float(),
-        seen=Seen(*(each[group] for each in seen)),
+        seen=Seen(seen.azimuth[group], seen.elevation[group], seen.given[group]),
     )
     condition = Condition(
         context=text.tokens[group],
         labels=torch.cat([labels, text.mean[group]], dim=1),
         joint=planned.runs,
         reference=reference[group],
-        geometry=torch.cat([normal * given, given], dim=1) if prior.conventions.geometry else None,
+        geometry=torch.cat([normal * outlined, outlined], dim=1) if prior.conventions.geometry else None,
+        given=known(planned, background, reference[group]),
     )
-    clean = prior.encode((shown + (1 - alpha) * background[:, :, None, None]).permute(0, 2, 3, 1))
-    return Batch(clean, here(planned.t)[group], condition)
+    others = here(np.flatnonzero(~planned.given))
+    clean = prior.encode((shown + (1 - alpha) * background[:, :, None, None]).permute(0, 2, 3, 1)[others])
+    return Batch(clean, here(planned.t)[group[others]], condition)
 
 
-def referred(
-    cache: Cache, planned: Plan, generator: torch.Generator
-) -> tuple[Float[Tensor, "G 4 H W"], tuple[Float[Tensor, "G"], Float[Tensor, "G"], Float[Tensor, "G"]]]:
-    """The reference of each group, zeros without one, and azimuth, elevation and presence as the network is told."""
+def known(planned: Plan, background: Float[Tensor, "N 3"], reference: Float[Tensor, "N 4 H W"]) -> Given | None:
+    """The references as pictures of their groups."""
+    if not planned.given.any():
+        return None
+    given = planned.given
+    order = np.where(given, (~given).sum() + given.cumsum() - 1, (~given).cumsum() - 1)
+    which = moved(np.flatnonzero(given), reference.device)
+    return Given(before(background[which], reference[which]), moved(order, reference.device))
+
+
+def referred(cache: Cache, planned: Plan, generator: torch.Generator) -> tuple[Float[Tensor, "G 4 H W"], Seen]:
+    """The reference of each group, zeros without one, and from where, as the network is told."""
     device, groups = generator.device, len(planned.asset)
     having = np.flatnonzero(planned.reference >= 0)
     albedo, normal, alpha = look(cache, planned.asset[having], planned.reference[having], device)
@@ -183,7 +201,7 @@ def referred(
         reference[moved(having, device)] = photographs(albedo, normal, alpha, generator)
     seen = cameras(cache, planned.asset, planned.reference.clip(0), device)
     misjudged = MISJUDGED * torch.randn(groups, generator=generator, device=device)
-    return reference, (seen.azimuth, seen.elevation + misjudged, moved(planned.reference >= 0, device).float())
+    return reference, Seen(seen.azimuth, seen.elevation + misjudged, moved(planned.reference >= 0, device).float())
 
 
 def look(

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill import sample
-from threed.distill.conditions import Seen, reference_picture, view_features
-from threed.distill.embedded import Condition
-from threed.distill.prior import Conditions, Pictures
+from threed.distill.conditions import reference_picture
+from threed.distill.embedded import Reference
+from threed.distill.prior import Pictures
 from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
@@ -143,19 +143,14 @@ def turned(
     Drawn in groups of four, a quarter turn apart, without guidance: the least error is that of the mean of what is
     likely. Where the object's front is, the prior is not told.
     """
-    prior, kinds, apart = trial.prior, ("shaded", "normal"), len(cameras) // 4
-    count, shape = 4 * len(kinds), (4 * len(kinds), 3, trial.size, trial.size)
+    kinds, apart = ("shaded", "normal"), len(cameras) // 4
     picture = reference_picture(seen.rgb.movedim(-1, 1), seen.alpha.movedim(-1, 1)).to(trial.device)
-    which = torch.tensor([[float(kind == known) for known in prior.kinds] for kind in kinds]).repeat_interleave(4, 0)
-    source = Seen(camera.azimuth.expand(count), camera.elevation.expand(count), torch.ones(count))
-    nothing, found = trial.text([""]), torch.empty(len(kinds), len(cameras), trial.size, trial.size, 3)
+    reference, found = Reference(picture, camera), torch.empty(len(kinds), len(cameras), trial.size, trial.size, 3)
     for place in range(apart):
-        group = cameras[torch.arange(place, len(cameras), apart).repeat(len(kinds))]
-        view = view_features(group, which, torch.ones(count, 3), known=torch.zeros(count), seen=source)
-        labels = torch.cat([view.to(nothing.mean), nothing.mean.expand(count, -1)], dim=1)
-        context, reference = nothing.tokens.expand(count, -1, -1), picture.expand(count, -1, -1, -1)
-        told = Condition(context, labels, joint=count, reference=reference)
-        latents = sample.ddim(prior, Conditions(told, told), shape, trial.sizes.steps, 1.0, 0.0, generator)
+        group = cameras[torch.arange(place, len(cameras), apart)].to(trial.device)
+        told = trial.prior.conditions("", "", Pictures(group, kinds, torch.ones(3)), reference)
+        shape = (4 * len(kinds), 3, trial.size, trial.size)
+        latents = sample.ddim(trial.prior, told, shape, trial.sizes.steps, 1.0, 0.0, generator)
         shown = ((latents.float().cpu() + 1) / 2).clamp(0, 1).movedim(1, -1)
         found[:, place::apart] = shown.unflatten(0, (len(kinds), 4))
     return found[0], found[1]
