@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pixel_unshuffle
+from torch.nn.functional import normalize, pixel_unshuffle
 
 from threed.renderers.camera import Cameras
 
@@ -92,6 +92,11 @@ def network_input(
 def reference_picture(rgb: Float[Tensor, "P 3 H W"], alpha: Float[Tensor, "P 1 H W"]) -> Float[Tensor, "P 4 H W"]:
     """A picture as networks are shown it, out of its display sRGB in [0, 1] times alpha."""
     return torch.cat([2 * rgb - alpha, alpha], dim=1)
+
+
+def geometry_picture(normal: Float[Tensor, "P 3 H W"], alpha: Float[Tensor, "P 1 H W"]) -> Float[Tensor, "P 4 H W"]:
+    """Normals and mask as networks are shown them, out of camera-space normals of any length."""
+    return torch.cat([normalize(normal, dim=1, eps=1e-4) * alpha, alpha], dim=1)
 
 
 def before(background: Float[Tensor, "P 3"], reference: Float[Tensor, "P 4 H W"]) -> Float[Tensor, "P 3 H W"]:

@@ -3,8 +3,9 @@
 Layout: diffusers' `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, safetensors only, and `prior.json` with the
 conventions. Latents are pixels in [-1, 1]; the network sees them 4 x 4-unshuffled, beside a reference picture and, in
 folders whose `prior.json` says `"geometry": true`, normals and mask (zeros for what is not given), and predicts the
-clean picture. Where it says `"reference": "joint"`, a reference picture is also one of its group, and not noised. Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance and the plain background's
-colour, and expects a field of view of 40 degrees; `distill/conditions.py` has it number by number.
+clean picture. Where it says `"reference": "joint"`, a reference picture is also one of its group, and not noised.
+Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance and the plain background's colour, and
+expects a field of view of 40 degrees; `distill/conditions.py` has it number by number.
 Joint views: in every self-attention the pictures of a group see one another's tokens; no weights belong to that.
 
 A compressed folder holds large weights as int8, symmetric, one scale per output channel: `name` and `name.scale`.

@@ -30,13 +30,20 @@ def ddim(
     rescale: float,
     generator: torch.Generator,
     limit: float = 1.0,
+    over: Float[Tensor, "P C h w"] | None = None,
+    first: float = FIRST,
 ) -> Float[Tensor, "P C h w"]:
     """Clean latents of one group, denoised in `steps` equal steps of time; made on the generator's device.
 
     scale, rescale: guidance, see `distill.prior.guide`. limit: clean latents stay within [-limit, limit], as pixels do.
+    over: clean latents to draw over, noised to the time `first` (SDEdit, Meng et al. 2021, arXiv 2108.01073, eq. 5 in
+    its variance-preserving form); without them everything begins as noise.
     """
     z_t = torch.randn(shape, generator=generator, device=generator.device)
-    times = torch.linspace(FIRST, 0.0, steps + 1).to(z_t)
+    times = torch.linspace(first, 0.0, steps + 1).to(z_t)
+    if over is not None:
+        alpha, sigma = (a[:, None, None, None] for a in prior.alpha_sigma(times[:1]))
+        z_t = alpha * over + sigma * z_t
     for now, then in pairwise(times):
         t, s = now.expand(len(z_t)), then.expand(len(z_t))
         clean = guide(prior, z_t, t, conditions, scale, rescale).clean.clamp(-limit, limit)

@@ -99,3 +99,16 @@ def test_pictures_are_rows_of_kinds_from_the_cameras_asked_for():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     expected = painted(cameras, ("albedo", "shaded", "normal"), torch.ones(3), 8)
     torch.testing.assert_close(pictures(oracle, "a car", cameras, seeded(), steps=2), expected, rtol=0, atol=1e-3)
+
+
+def test_drawing_over_begins_with_what_is_there():
+    """One step from time t: the mean, and what z_t = alpha x + sigma noise says beside it; at t = 0 it is x itself."""
+    there, noise = torch.full((2, 3, 4, 4), 0.6), start((2, 3, 4, 4))
+    for t in (0.3, 0.8):
+        alpha, sigma = math.cos(angle(t)), math.sin(angle(t))
+        found = ddim(prior(), NOTHING, (2, 3, 4, 4), 1, 1.0, 0.0, seeded(), over=there, first=t)
+        share = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+        expected = MEAN + share * (alpha * there + sigma * noise - alpha * MEAN)
+        torch.testing.assert_close(found, expected.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    nearly = ddim(prior(), NOTHING, (2, 3, 4, 4), 1, 1.0, 0.0, seeded(), over=there, first=0.0)
+    torch.testing.assert_close(nearly, there, rtol=0, atol=0.06)

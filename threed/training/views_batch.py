@@ -22,7 +22,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from threed.distill.conditions import REFERENCE_CHANNELS, Seen, before, encode, reference_picture, view_features
+from threed.distill.conditions import (
+    REFERENCE_CHANNELS,
+    Seen,
+    before,
+    encode,
+    geometry_picture,
+    reference_picture,
+    view_features,
+)
 from threed.distill.embedded import Condition, Embedded, Given
 from threed.renderers.camera import Cameras
 from threed.renderers.surface import AMBIENT, TOWARD_LIGHT
@@ -158,7 +166,7 @@ def drawn(cache: Cache, prior: Embedded, planned: Plan, generator: torch.Generat
     shown = torch.stack([albedo, albedo * lit(normal, *(each[group] for each in lamp)), (normal + 1) / 2 * alpha])
     shown = shown[kind, torch.arange(len(kind), device=kind.device)]
     reference, seen = referred(cache, planned, generator)
-    outlined = here(planned.geometry[planned.group] & ~planned.given)[:, None, None, None] * alpha
+    outlined = here(planned.geometry[planned.group] & ~planned.given)[:, None, None, None]
     text = encode(planned.captions, prior.tokenizer, prior.text_encoder, prior.conventions.text_tokens)
     labels = view_features(
         replace(taken, elevation=torch.where(given, seen.elevation[group], taken.elevation)),
@@ -172,7 +180,7 @@ def drawn(cache: Cache, prior: Embedded, planned: Plan, generator: torch.Generat
         labels=torch.cat([labels, text.mean[group]], dim=1),
         joint=planned.runs,
         reference=reference[group],
-        geometry=torch.cat([normal * outlined, outlined], dim=1) if prior.conventions.geometry else None,
+        geometry=geometry_picture(normal, alpha) * outlined if prior.conventions.geometry else None,
         given=known(planned, background, reference[group]),
     )
     others = here(np.flatnonzero(~planned.given))
