@@ -52,7 +52,7 @@ def oracle(asset, std, size=64):
 
 def test_the_texture_becomes_what_the_prior_believes_in(box):
     """Where a camera looks squarely at it; the bottom, which none sees, keeps its own colour to the bit."""
-    painted = overpaint(box, oracle(box, std=1e-3), "a box", Overpaint(), seeded())
+    painted = overpaint(box, oracle(box, std=1e-3), "a box", "", Overpaint(), seeded())
     assert painted.mesh is box.mesh
     assert torch.equal(painted.uvs, box.uvs)
     ground = texels(box.mesh, box.uvs, box.uv_faces, SIZE)
@@ -77,7 +77,7 @@ def test_how_much_remains_is_what_the_first_time_says(box):
 
     for first, std in ((0.1, 0.1), (0.3, 0.4), (0.8, 0.1)):
         how = Overpaint(first=first, steps=60, scale=1.0)
-        drawn = drawn_over(render, cameras, oracle(box, std), "", how, seeded())
+        drawn = drawn_over(render, cameras, oracle(box, std), ("", ""), how, seeded())
         before, after = (render.albedo - aim)[inside], (drawn - aim)[inside]
         alpha, sigma = (a.item() for a in cosine(torch.tensor([first])))
         left = (before * after).mean() / before.square().mean()  # in which the noise has no part
@@ -86,7 +86,7 @@ def test_how_much_remains_is_what_the_first_time_says(box):
 
 def test_nothing_of_the_background_is_painted(box):
     render = surface.render(box, orbit(4), 64, 64, 4)
-    drawn = drawn_over(render, orbit(4), oracle(box, std=0.01), "", Overpaint(), seeded())
+    drawn = drawn_over(render, orbit(4), oracle(box, std=0.01), ("", ""), Overpaint(), seeded())
     assert not drawn[(render.alpha == 0).expand_as(drawn)].any()
     assert (drawn <= render.alpha).all()
 
@@ -106,8 +106,8 @@ def test_normals_and_mask_lead_a_prior_that_takes_them(box, tmp_path, monkeypatc
     render = surface.render(box, orbit(4), 16, 16, 4)
     how = dataclasses.replace(Overpaint(), steps=2)
     for prior in (plain, grown):
-        drawn = drawn_over(render, orbit(4), prior, "a box", how, seeded())
-        assert torch.equal(drawn, drawn_over(render, orbit(4), prior, "a box", how, seeded()))
+        drawn = drawn_over(render, orbit(4), prior, ("a box", ""), how, seeded())
+        assert torch.equal(drawn, drawn_over(render, orbit(4), prior, ("a box", ""), how, seeded()))
     assert asked[0] is None
     normal, mask = asked[2].split([3, 1], dim=1)
     assert torch.equal(mask.movedim(1, -1), render.alpha)

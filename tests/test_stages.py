@@ -1,5 +1,6 @@
 """Recipes of more than one stage, and those that begin with a mesh, under a prior that knows the object."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from threed.distill.sds import SDS
 from threed.errors import Mistake
 from threed.exporters import export
 from threed.exporters.unwrap import has_room, unwrap
+from threed.overpaint import Overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig, scattered
 from threed.pictures import agreement
 from threed.pipeline import begun
@@ -234,11 +236,12 @@ def test_the_command_line_edits_a_run_and_a_mesh(tmp_path):
         assert as_text(Edit(mesh, "a purple box", height=asked))["height"] == asked
     (tmp_path / "asset.glb").write_bytes(mesh.read_bytes())
     assert as_text(Edit(tmp_path, "a purple box"))["recipe"] == "repaint"
+    assert as_text(Edit(tmp_path, "a tall box", change="shape"))["recipe"] == "resculpt"
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken.glb"
     broken.write_bytes(b"glTF")
     for asked, message in (
-        (Edit(mesh, "a box", change="shape"), "unknown change 'shape'"),
+        (Edit(mesh, "a box", change="size"), "unknown change 'size'"),
         (Edit(tmp_path / "none.glb", "a box"), "is not a run folder or a mesh"),
         (Edit(tmp_path / "empty", "a box"), "is not the folder of a finished run"),
         (Edit(tmp_path, "a box", output=tmp_path), "the run to be edited; choose another folder"),
@@ -253,3 +256,23 @@ def test_a_recipe_that_begins_with_a_mesh_asks_for_one():
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 2
     assert "recipe 'repaint' begins with a mesh; give it one with --start, or use threed edit" in found.stderr
+
+
+def test_a_texture_is_drawn_over_on_the_triangles_that_are_there(tmp_path):
+    """With a mesh to begin from and no stage, nothing but its colours changes; a run does it the same way twice."""
+    source = tmp_path / "grey.glb"
+    export(replace(unwrapped("barrel"), material=Material(torch.full((256, 256, 3), 0.5))), source)
+    how = Overpaint(first=0.99, steps=4, scale=1.0)
+    recipe = replace(RECIPE, start=str(source), stages=(), overpaint=how, asset=replace(RECIPE.asset, texture_size=256))
+    request, prior = replace(REQUEST, recipe=recipe), oracle(SOLIDS["barrel"](), 64, std=0.01)
+    asset, again = (made(tmp_path / name, prior, request) for name in ("one", "two"))
+    before = read(source)
+    assert torch.equal(asset.mesh.faces, before.mesh.faces)
+    torch.testing.assert_close(asset.uvs, before.uvs)
+    assert torch.equal(asset.material.base_color, again.material.base_color)
+    painted = replace(asset, mesh=normalised(asset.mesh))
+    cameras = orbit(6)
+    wanted = surface.render(SOLIDS["barrel"](), cameras, 64, 64)
+    assert agreement(surface.render(painted, cameras, 64, 64), wanted)[0] > 25
+    stages = json.loads((tmp_path / "one" / "report.json").read_text())["seconds"]
+    assert set(stages) == {"load", "start", "mesh", "paint", "export"}

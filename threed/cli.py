@@ -60,6 +60,7 @@ Recipes, as threed/recipes.py has them:
   fantasia3d   a surface from a ball, by its normals alone; then its colours
   textmesh     score distillation of a signed distance
   repaint      a mesh in new colours (--start MESH, or threed edit)
+  resculpt     a mesh in another shape, its colours where they were
   reshape      a mesh that becomes something else
 
 For example:
@@ -235,6 +236,8 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
         )
     if asked.steps is None:
         return recipe
+    if not recipe.stages and recipe.overpaint:
+        return replace(recipe, overpaint=replace(recipe.overpaint, steps=asked.steps))
     if not recipe.stages:
         raise Mistake(
             f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use --recipe dreamfusion"
@@ -264,15 +267,16 @@ def check_prior(request: Request) -> None:
 def check_start(request: Request) -> None:
     """That there is something to begin from. Raises Mistake."""
     from threed.distill.embedded import located
+    from threed.recipes import STARTS
     from threed.renderers.read import SUFFIXES
 
     name = request.recipe.start
     if name == "volume" and not (located(request.prior) / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
-    if name in {"sphere", "volume"}:
+    if name in STARTS:
         return
     if Path(name).suffix.lower() not in SUFFIXES:
-        raise Mistake(f"unknown start {name!r}; use sphere, volume, or a mesh file ({', '.join(SUFFIXES)})")
+        raise Mistake(f"unknown start {name!r}; use {', '.join(STARTS)}, or a mesh file ({', '.join(SUFFIXES)})")
     if not Path(name).is_file():
         raise Mistake(f"there is no file {name!r} to start from; check the path, or use --start volume")
 

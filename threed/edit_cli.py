@@ -24,7 +24,7 @@ from threed.flags import (
     said,
 )
 
-CHANGES = {"texture": "repaint", "both": "reshape"}  # what is changed, and the recipe that does it
+CHANGES = {"texture": "repaint", "shape": "resculpt", "both": "reshape"}  # what is changed, and the recipe that does it
 EDIT_HELP = """Change an asset to what a new sentence says.
 
 WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ; its front towards +Z. Everything goes into a
@@ -43,7 +43,7 @@ class Edit:
 
     what: Annotated[tyro.conf.Positional[Path], said("A run folder or a mesh.", metavar="WHAT")]
     prompt: Annotated[tyro.conf.Positional[str], said("What it shall be, in a few plain words.", metavar="PROMPT")]
-    change: Annotated[str, said("What may change: texture, or both texture and shape.")] = "texture"
+    change: Annotated[str, said("What may change: texture, shape, or both.")] = "texture"
     output: Folder = None
     seed: Seed = 0
     prior: PriorName = "embedded"

@@ -9,6 +9,7 @@ arXiv 2302.01721). Sides that no camera sees keep their colours.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,32 +42,50 @@ class Overpaint:
     elevations: tuple[float, ...] = (10.0, 35.0)  # degrees, of each round
 
 
-def overpaint(asset: Asset, prior: Prior, prompt: str, how: Overpaint, generator: torch.Generator) -> Asset:
-    """The asset, at radius 1, in a texture of what the prior makes of its pictures; mesh and UVs stay as they are."""
+def overpaint(
+    asset: Asset,
+    prior: Prior,
+    prompt: str,
+    negative: str,
+    how: Overpaint,
+    generator: torch.Generator,  # where the prior is
+    tell: Callable[[int], None] = lambda rounds: None,
+) -> Asset:
+    """The asset, at radius 1, in a texture of what the prior makes of its pictures; mesh and UVs stay as they are.
+
+    `tell` hears how many rounds are done.
+    """
     for number, elevation in enumerate(how.elevations):
         around = orbit(VIEWS, elevation=math.radians(elevation))
         cameras = replace(around, azimuth=around.azimuth + number * math.pi / VIEWS)
         render = surface.render(asset, cameras, prior.image_size, prior.image_size, SUPERSAMPLE)
-        painted = drawn_over(render, cameras, prior, prompt, how, generator)
+        painted = drawn_over(render, cameras, prior, (prompt, negative), how, generator)
         asset = projected(asset, Projection.of(asset.mesh, cameras, painted, render.alpha))
+        tell(number + 1)
     return asset
 
 
 def drawn_over(
-    render: Render, cameras: Cameras, prior: Prior, prompt: str, how: Overpaint, generator: torch.Generator
+    render: Render,
+    cameras: Cameras,
+    prior: Prior,
+    words: tuple[str, str],  # prompt and negative
+    how: Overpaint,
+    generator: torch.Generator,
 ) -> Float[Tensor, "C H W 3"]:
     """What the prior makes of the albedo of these pictures, display sRGB times alpha."""
-    told = Pictures(cameras, ("albedo",), torch.ones(3))
+    device = generator.device
+    told = Pictures(cameras.to(device), ("albedo",), torch.ones(3, device=device))
     if isinstance(prior, Embedded) and prior.conventions.geometry:
         geometry = geometry_picture(render.normal.movedim(-1, 1), render.alpha.movedim(-1, 1))
-        conditions = prior.conditions(prompt, "", told, geometry=geometry)
+        conditions = prior.conditions(*words, told, geometry=geometry.to(device))
     else:
-        conditions = prior.conditions(prompt, "", told)
-    over = prior.encode(told.of(render))
+        conditions = prior.conditions(*words, told)
+    over = prior.encode(render.albedo.to(device) + (1 - render.alpha.to(device)))
     latents = ddim(
         prior, conditions, tuple(over.shape), how.steps, how.scale, how.rescale, generator, over=over, first=how.first
     )
-    picture = (latents.movedim(1, -1).float() + 1) / 2
+    picture = (latents.movedim(1, -1).float().cpu() + 1) / 2
     return (picture - (1 - render.alpha)).clamp(min=0).minimum(render.alpha)
 
 

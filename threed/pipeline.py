@@ -24,8 +24,9 @@ from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
+from threed.overpaint import overpaint
 from threed.paint import Paint, Painted, PaintedConfig
-from threed.recipes import AssetSettings
+from threed.recipes import STARTS, AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
@@ -45,9 +46,18 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
 
     `prior` stands in for the one that the request names. Raises Failure when nothing solid comes out.
     """
+    if request.recipe.stages or request.recipe.overpaint:
+        with run.log.stage("load"):
+            prior = prior or load(request.prior, request.device)
     shape = shaped(request, run, prior)
     with run.log.stage("mesh"):
         asset = solidify(shape, request)  # the solid that looks most like it, and its texture
+    if how := request.recipe.overpaint:
+        assert prior
+        with run.log.stage("paint", len(how.elevations)) as log:
+            brush = torch.Generator(request.device).manual_seed(seeded(request.seed).initial_seed())
+            tell = partial(log, losses={})
+            asset = overpaint(asset, prior, request.prompt, request.negative, how, brush, tell)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
     run.write("report.json", (json.dumps(report(asset, placed, shape, run), indent=2) + "\n").encode())
@@ -55,15 +65,14 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
 
 
 def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
-    """The recipe's start, and what its stages make of it; at once where the run has done it already."""
+    """The recipe's start, and what its stages make of it by a prior; at once where the run has done it already."""
     recipe, done = request.recipe, dict[str, Any]()
     with run.log.stage("start"):
         if recipe.start == "volume":
             warn(request, run)
         shape: Shape | None = begin(recipe.start, request.prompt, request.seed, located(request.prior))
-    if recipe.stages:
-        with run.log.stage("load"):
-            prior = prior or load(request.prior, request.device)
+    if recipe.overpaint and not recipe.stages and recipe.start not in STARTS:
+        return begun(PaintedConfig(), shape, request)  # a mesh of which only the colours will change
     for stage in recipe.stages:
         assert prior
         with run.log.stage(f"begin {stage.name}"):

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from threed.distill.anneal import Anneal
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
+from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
 from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
 from threed.views import Views
+
+STARTS = ("sphere", "volume")  # what a shape can begin as, beside a mesh: a soft ball, or a volume out of the text
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class AssetSettings:
 class Recipe:
     name: str
     about: str  # one line for --help
-    start: str = "sphere"  # a soft ball; or "volume", out of the text; or a mesh file, which "mesh" asks for
+    start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
+    overpaint: Overpaint | None = None  # how the texture is drawn over, once there is one
     asset: AssetSettings = field(default_factory=AssetSettings)
 
 
@@ -156,6 +160,22 @@ RECIPES: dict[str, Recipe] = {
                     scene=PaintedConfig(),
                     steps=80,
                     loss=falling(4.0, 0.9, 0.3),
+                ),
+            ),
+        ),
+        Recipe(
+            name="resculpt",
+            about="a mesh in another shape: its surface moves by its normals alone, its colours stay where they were",
+            start="mesh",
+            stages=(
+                replace(
+                    COARSE,
+                    name="geometry",
+                    scene=SolidConfig(paint=PaintConfig(rate=0.0)),
+                    steps=80,
+                    kinds=("normal",),
+                    loss=falling(4.0, 0.9, 0.2),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
                 ),
             ),
         ),
