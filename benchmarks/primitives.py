@@ -1,23 +1,17 @@
 """The primitives of volume rendering: numba against the PyTorch reference and against what memory allows.
 
-Every row is timed in turn, round after round, so that whatever else the machine does falls on all alike; the table
-shows the least and the median time, and the ratio of least times. The floor of the hash grid is one random read and one
+The floor of the hash grid is one random read and one
 random addition of a table entry for every corner of every cell, and nothing else.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numba
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from timing import kept, timed, told
 from torch import Tensor
 
 from threed.renderers import cpu_ops, torch_ops
@@ -118,28 +112,10 @@ def rays(generator: torch.Generator) -> dict[str, Callable[[], object]]:
 def main() -> None:
     generator = torch.Generator().manual_seed(0)
     tasks = hash_grid(generator) | normals(generator) | rays(generator)
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repeat in range(ROUNDS + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if repeat:  # the first round compiles
-                seconds[name].append(time.perf_counter() - start)
-    table = Table(title=f"{POINTS} points, {torch.get_num_threads()} threads, {ROUNDS} rounds")
-    for column in ("task", "least ms", "median ms", "least / numba's"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    rows = []
-    for name, times in seconds.items():
-        task = name.split(" / ")[0]
-        ours = min(seconds.get(f"{task} / numba", seconds.get(f"{task} / analytic", times)))
-        rows.append({"task": name, "least": min(times), "median": statistics.median(times), "ratio": min(times) / ours})
-        row = rows[-1]
-        table.add_row(name, f"{row['least'] * 1e3:.1f}", f"{row['median'] * 1e3:.1f}", f"{row['ratio']:.2f}")
-    Console().print(table)
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    summary = {"points": POINTS, "threads": torch.get_num_threads(), "rounds": ROUNDS, "seconds": rows}
-    (results / "primitives.json").write_text(json.dumps(summary, indent=1) + "\n")
+    seconds = timed(tasks, ROUNDS)
+    best = {name.split(" / ")[0]: name for name in reversed(seconds) if name.endswith(("numba", "analytic"))}
+    rows = told(seconds, lambda name: best[name.split(" / ")[0]], f"{POINTS} points, {ROUNDS} rounds")
+    kept("primitives", {"points": POINTS, "rounds": ROUNDS, "seconds": rows})
 
 
 if __name__ == "__main__":
