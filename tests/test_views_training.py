@@ -381,6 +381,21 @@ def test_a_reference_joins_its_group_as_it_does_in_use(cache, trained, monkeypat
     torch.testing.assert_close(expected.given.latents[0][:, alpha == 1], reference.picture[0, :3][:, alpha == 1])
 
 
+def test_an_older_prior_is_told_of_a_reference_and_not_shown_it_as_a_picture(prior):
+    """One that knows references by its channels alone: as many pictures as are denoised, no given one."""
+    cameras = Cameras(*torch.tensor([[0.4, 2.0, 1.0], [0.1, 0.2, 0.3], [3.1] * 3, [math.radians(40)] * 3]))
+    pictures = Pictures(cameras[:2], ("shaded",), torch.ones(3))
+    reference = Reference(torch.rand(1, 4, 16, 16), cameras[2:])
+    told = prior.conditions("a box", "", pictures, reference).positive
+    assert (told.joint, told.given) == (2, None)
+    assert torch.equal(told.reference, reference.picture.expand(2, -1, -1, -1))
+    assert not told.labels[:, :9].any()  # where the front is, it is not told
+    torch.testing.assert_close(told.labels[:, 14], (cameras.azimuth[:2] - 1.0).sin())
+    alone = prior.conditions("a box", "", pictures).positive
+    assert torch.equal(told.labels[:, 24:], alone.labels[:, 24:])
+    assert alone.reference is None
+
+
 def test_a_group_is_recoloured_as_a_whole_and_alone(cache, prior):
     """Two groups of the blue box: in the second one it is red, in the picture and in the reference."""
     red = Recolouring((0.1, 0.2, 0.8), (0.8, 0.1, 0.1))
@@ -624,6 +639,8 @@ def test_what_is_written_is_what_was_trained(trained, start, tmp_path):
     assert torch.equal(found.labels, expected.labels)
     told = json.loads((tmp_path / "prior" / "prior.json").read_text())
     assert told["geometry"] is True
+    assert told["reference"] == "joint"
+    assert loaded.conventions == half.conventions
     assert told["steps"] == 7
     assert "compression" not in told
     files = {p.relative_to(tmp_path / "prior").as_posix() for p in (tmp_path / "prior").rglob("*") if p.is_file()}
