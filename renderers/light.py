@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from threed.renderers.brdf import directional_albedo, look_up, reflectances
 from threed.renderers.colour import linear_from_srgb, srgb_from_linear
-from threed.renderers.surface import headlight
 
+AMBIENT = 0.45  # of the headlight: the light that reaches every side
+TOWARD_LIGHT = (-0.3, 0.5, 1.0)  # camera space: its lamp stands above the viewer's left shoulder
 BAND = (0, 1, 1, 1, 2, 2, 2, 2, 2)  # of each spherical harmonic
 CLAMPED_COSINE = (math.pi, 2 * math.pi / 3, math.pi / 4)  # of each band (Ramamoorthi and Hanrahan 2001)
 NODES = 33  # roughnesses in the table of `lobe_bands`
@@ -81,9 +82,15 @@ def display(points: Points, light: Surroundings) -> Float[Tensor, "*P 3"]:
     return srgb_from_linear(radiance(points, light)).clamp(0, 1)
 
 
+def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:
+    """The share of light that camera-space unit normals send back: ambient + (1 - ambient) max(0, n . l)."""
+    toward = functional.normalize(normal.new_tensor(TOWARD_LIGHT), dim=0)
+    return AMBIENT + (1 - AMBIENT) * (normal @ toward).clamp(min=0)[..., None]
+
+
 @dataclass(frozen=True)
 class Headlight:
-    """The lamp of `surface.headlight`: it multiplies display sRGB and knows no gloss, as the priors have learned."""
+    """The lamp of surface renders: it multiplies display sRGB and knows no gloss, as the priors have learned."""
 
     rotation: Float[Tensor, "3 3"]  # world from camera, see `camera.Cameras`
 

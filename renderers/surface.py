@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.renderers.camera import Cameras
+from threed.renderers.light import Light
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import ops
+from threed.renderers.shading import Shading, shading
 from threed.renderers.topology import Edges
 from threed.renderers.torch_ops import Fragments
 from threed.renderers.volume import Render
 
-AMBIENT = 0.45  # the light that reaches every side
-TOWARD_LIGHT = (-0.3, 0.5, 1.0)  # camera space: the lamp stands above the viewer's left shoulder
 CLAY = 0.8  # the albedo of a mesh without a texture
 GRAZING = 1e-3  # the least cosine between a ray and a normal at which the point that it meets has a gradient
 
@@ -40,26 +40,23 @@ def render(
     supersample: int = 2,
     smooth: bool = False,
     albedo: Albedo | None = None,
+    light: Light | None = None,
 ) -> Render:
-    """Pictures of a surface, differentiable to its texture, to what `albedo` is made of, and to its vertices.
+    """Pictures of a surface, differentiable to its textures, to what `albedo` is made of, and to its vertices.
 
-    `albedo` paints a mesh; a mesh alone looks like light grey clay.
+    `albedo` paints a mesh; a mesh alone looks like light grey clay. Without a `light`, a lamp at the viewer's shoulder
+    multiplies the albedo; with one, `rgb` has what it makes of the whole material, normal map included.
     """
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
-    paint = _paint(surface, albedo)
+    paint, lit = _paint(surface, albedo), shading(surface, light)
     views = []
     for i in range(len(cameras)):
-        samples = _view(mesh, paint, cameras[i : i + 1], height * supersample, width * supersample, smooth, outline)
+        size = height * supersample, width * supersample
+        samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, smooth, outline)
         views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
     found = Render(*torch.cat(views).split([3, 3, 1, 1, 3], dim=-1))
     return replace(found, mesh=mesh, edges=outline) if outline else found
-
-
-def headlight(normal: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 1"]:
-    """The share of light that camera-space unit normals send back: ambient + (1 - ambient) max(0, n . l)."""
-    toward = functional.normalize(normal.new_tensor(TOWARD_LIGHT), dim=0)
-    return AMBIENT + (1 - AMBIENT) * (normal @ toward).clamp(min=0)[..., None]
 
 
 def _paint(surface: Asset | Mesh, albedo: Albedo | None) -> Callable[[Fragments, Tensor, Tensor], Tensor]:
@@ -80,6 +77,7 @@ def _paint(surface: Asset | Mesh, albedo: Albedo | None) -> Callable[[Fragments,
 def _view(
     mesh: Mesh,
     paint: Callable[[Fragments, Tensor, Tensor], Tensor],
+    lit: Shading,
     camera: Cameras,
     height: int,
     width: int,
@@ -97,7 +95,8 @@ def _view(
     normal = _normals(mesh, camera, fragments, covered, smooth)
     depth = (points - camera.position).norm(dim=-1, keepdim=True)
     albedo = paint(fragments, covered, points)
-    shown = torch.cat([albedo * headlight(normal), albedo, torch.ones_like(depth), depth, normal], dim=-1)
+    rgb = lit(camera, fragments, covered, points, normal, albedo)
+    shown = torch.cat([rgb, albedo, torch.ones_like(depth), depth, normal], dim=-1)
     samples = shown.new_zeros(*covered.shape, shown.shape[-1]).index_put((covered,), shown)
     return primitives.antialias(samples, clip, fragments, outline) if outline else samples
 

@@ -13,8 +13,8 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from threed.exporters import glb, obj
+from threed.renderers import light, surface
 from threed.renderers import read as reading
-from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
@@ -45,7 +45,7 @@ def test_a_cube_from_the_front_is_exact():
     assert torch.equal(render.alpha, alpha)
     assert torch.equal((render.albedo * 255).round(), alpha * torch.tensor([64.0, 128.0, 200.0]))
     torch.testing.assert_close(render.normal, alpha * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
-    lit = surface.AMBIENT + (1 - surface.AMBIENT) / math.sqrt(sum(x * x for x in surface.TOWARD_LIGHT))
+    lit = light.AMBIENT + (1 - light.AMBIENT) / math.sqrt(sum(x * x for x in light.TOWARD_LIGHT))
     torch.testing.assert_close(render.rgb, render.albedo * lit)
     secant = 1 / front(1.5, math.pi / 2, torch.float64).rays(64, 64)[1][..., 2:].neg()
     expected = functional.avg_pool2d(secant.movedim(-1, 1), 2).movedim(1, -1) * alpha

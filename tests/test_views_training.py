@@ -23,8 +23,8 @@ from threed.distill.prior import Pictures
 from threed.errors import Mistake
 from threed.exporters import glb
 from threed.log import Log
-from threed.renderers import surface
 from threed.renderers.camera import Cameras
+from threed.renderers.light import headlight
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.training import views_batch
 from threed.training.collection import Item
@@ -309,7 +309,7 @@ def test_a_shaded_picture_is_albedo_in_soft_light(cache, prior):
 def test_light_is_the_renderers(cache):
     toward, ambient = lamps(2, 0.0, 0.0, seeded())
     _, normal, _ = look(cache, np.array([0, 5]), np.array([1, 2]), torch.device("cpu"))
-    expected = surface.headlight(normal.movedim(1, -1)).movedim(-1, 1)
+    expected = headlight(normal.movedim(1, -1)).movedim(-1, 1)
     torch.testing.assert_close(lit(normal, toward, ambient), expected)
     toward, ambient = lamps(1000, 0.35, 0.15, seeded())
     torch.testing.assert_close(toward.norm(dim=1), torch.ones(1000))
@@ -549,18 +549,20 @@ def test_runs_of_groups_are_separate_groups(trained):
     """One pass over groups of one, four and eight equals a pass for each size."""
     count = 2 + 4 + 8
     z_t, t = torch.randn(count, 3, 16, 16, generator=seeded()), torch.linspace(0.1, 0.9, count)
-    whole = Condition(torch.randn(count, 16, 128), torch.randn(count, 160), ((2, 1), (1, 4), (1, 8)))
+    context, labels = (torch.randn(count, *shape, generator=seeded(1)) for shape in ((16, 128), (160,)))
+    whole = Condition(context, labels, ((2, 1), (1, 4), (1, 8)))
     together = trained.denoise(z_t, t, whole).clean
     for start, end, joint in ((0, 2, 1), (2, 6, 4), (6, 14, 8)):
         part = Condition(whole.context[start:end], whole.labels[start:end], joint)
         alone = trained.denoise(z_t[start:end], t[start:end], part).clean
-        torch.testing.assert_close(together[start:end], alone, rtol=1e-4, atol=1e-5)
+        # So small a network norms groups of two numbers, which makes much of what is rounded.
+        torch.testing.assert_close(together[start:end], alone, rtol=0, atol=1e-3)
 
 
 def test_given_pictures_speak_and_are_not_spoken_of(trained):
     """Denoising three pictures beside a given one is what the network says of three among four, one without noise."""
-    z, given, t = (torch.randn(4, *shape, generator=seeded()) for shape in ((3, 16, 16), (3, 16, 16), ()))
-    context, labels = torch.randn(4, 16, 128), torch.randn(4, 160)
+    shapes = (3, 16, 16), (3, 16, 16), (16, 128), (160,)
+    z, given, context, labels = (torch.randn(4, *shape, generator=seeded(i)) for i, shape in enumerate(shapes))
     t = torch.tensor([0.2, 0.5, 0.9])
     for place in range(4):
         order = torch.tensor([0, 1, 2])
@@ -569,9 +571,9 @@ def test_given_pictures_speak_and_are_not_spoken_of(trained):
         found = trained.denoise(z[:3], t, condition).clean
         among, times = (torch.cat([x[:place], y, x[place:]]) for x, y in ((z[:3], given[:1]), (t, torch.zeros(1))))
         plain = trained.denoise(among, times, Condition(context, labels, 4)).clean
-        torch.testing.assert_close(found, torch.cat([plain[:place], plain[place + 1 :]]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, torch.cat([plain[:place], plain[place + 1 :]]), rtol=0, atol=1e-3)
         other = Condition(context, labels, 4, given=Given(given[1:2], order))
-        assert not torch.allclose(trained.denoise(z[:3], t, other).clean, found, atol=1e-4)
+        assert (trained.denoise(z[:3], t, other).clean - found).abs().max() > 0.02
 
 
 # Networks and folders

@@ -33,7 +33,7 @@ from threed.distill.conditions import (
 )
 from threed.distill.embedded import Condition, Embedded, Given
 from threed.renderers.camera import Cameras
-from threed.renderers.surface import AMBIENT, TOWARD_LIGHT
+from threed.renderers.light import AMBIENT, TOWARD_LIGHT
 from threed.training.captions import vary
 from threed.training.recolour import UNCHANGED, Recolouring, draw
 from threed.training.views_cache import Cache
@@ -245,7 +245,7 @@ def lamps(
 def lit(
     normal: Float[Tensor, "P 3 H W"], toward: Float[Tensor, "P 3"], ambient: Float[Tensor, "P"]
 ) -> Float[Tensor, "P 1 H W"]:
-    """The share of light that is sent back, as `renderers.surface.headlight` has it."""
+    """The share of light that is sent back, as `renderers.light.headlight` has it."""
     facing = torch.einsum("pchw,pc->phw", normal, toward).clamp(min=0)[:, None]
     return ambient[:, None, None, None] + (1 - ambient[:, None, None, None]) * facing
 
