@@ -1,13 +1,14 @@
 """What is worked out once of every asset of a collection and then kept on disk: pictures, volumes.
 
 A folder of arrays with a row for each asset that can be used. `index.json` is what they depend on: the settings, and
-the assets' names, sizes and times of change. `assets.jsonl` has a record for each asset that was worked out, or
-skipped, and why; it is only written once the rows are. A cache of anything else is replaced, and one that was
-interrupted is continued and ends with the same bytes.
+the assets' names and digests, so that a copied folder is known again. `assets.jsonl` has a record for each asset that
+was worked out, or skipped, and why; it is only written once the rows are. A cache of anything else is replaced, and one
+that was interrupted is continued and ends with the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -105,9 +106,13 @@ def _same(folder: Path, paths: Mapping[str, Path], content: Content) -> bool:
 
 
 def _index(paths: Mapping[str, Path], content: Content) -> bytes:
-    found = {name: path.stat() for name, path in paths.items()}
-    assets = [[name, status.st_size, status.st_mtime_ns] for name, status in found.items()]
+    assets = [[name, _digest(path)] for name, path in paths.items()]
     return json.dumps({"settings": asdict(content), "assets": assets}, indent=0).encode()  # type: ignore[call-overload]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _create(folder: Path, paths: Mapping[str, Path], content: Content) -> None:
