@@ -232,9 +232,12 @@ class Killed(BaseException):
     """What nothing catches."""
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize("schedule", [SCHEDULE, MUON], ids=["adamw", "muon"])
-def test_stopped_at_any_step_it_ends_in_the_same_bytes(tmp_path: Path, schedule: Schedule) -> None:
-    network = small()
+def test_stopped_at_any_step_it_ends_in_the_same_bytes(
+    tmp_path: Path, schedule: Schedule, layout: torch.memory_format
+) -> None:
+    network = small().to(memory_format=layout)
     whole = trained(tmp_path / "whole", schedule, network, workers=2)
     calls = 2 * schedule.steps
     for stop in (1, 2, 7, 12, 18, calls - 1):  # the loss is asked once more, and never again
@@ -247,9 +250,11 @@ def test_stopped_at_any_step_it_ends_in_the_same_bytes(tmp_path: Path, schedule:
 
         folder = tmp_path / str(stop)
         with pytest.raises(Killed):
-            trained(folder, schedule, loss=fatal, workers=2, checkpoint_every=0.0 if stop % 3 else 1e9)
+            often = {"checkpoint_every": 0.0 if stop % 3 else 1e9}
+            trained(folder, schedule, small().to(memory_format=layout), loss=fatal, workers=2, **often)
         saved = list((folder / "checkpoints").glob("*.safetensors"))
-        resumed = small(seed=9 if saved else 0)  # what never was saved begins as it began
+        # What never was saved begins as it began.
+        resumed = small(seed=9 if saved else 0).to(memory_format=layout)
         assert_same(trained(folder, schedule, resumed, workers=2), whole)
         assert_same(resumed, network)
         assert [line["step"] for line in lines(folder)] == list(range(1, schedule.steps + 1))

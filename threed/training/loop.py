@@ -219,6 +219,9 @@ class Training:
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for weight, memory in optimizer.state.items():
+                laid_out = {n: torch.empty_like(weight).copy_(v) for n, v in memory.items() if v.shape == weight.shape}
+                memory.update(laid_out)  # fused kernels go through weights and memory alike, however they are laid out
         self.step = state["step"]
         self.skipped.fill_(state["skipped"])
         self.in_a_row.fill_(state["in_a_row"])
