@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from threed.distill.attention import attention
 from threed.distill.conditions import Text, normalized
-from threed.distill.embedded import readable, restore
+from threed.distill.embedded import compute_dtype, readable, restore
 from threed.distill.sample import mixed_anew
 from threed.renderers.voxels import TRUNCATION, Voxels
 
@@ -233,18 +233,32 @@ def sample(
     config, device = start.config, start.place.device
     shown = None if picture is None else checked(picture, config).expand(count, -1, -1, -1).to(device)
     z = torch.randn(count, config.cubes, config.components, generator=generator).to(device)
-    told, untold = (
-        (each.tokens.expand(count, -1, -1).to(device), each.mean.expand(count, -1).to(device))
-        for each in (text, nothing)
-    )
+    told, untold = (Text(each.tokens.to(device), each.mean.to(device)) for each in (text, nothing))
     times = torch.linspace(FIRST, LAST, steps + 1, device=device)[:, None].expand(-1, count)
     for now, then in pairwise(times):
-        with torch.autocast(device.type, torch.bfloat16):
-            positive = start(z, now, *told, shown).float()
-            null = start(z, now, *untold).float()
-        clean = null + scale * (positive - null)
+        with torch.autocast(device.type, torch.bfloat16, compute_dtype(device) == torch.bfloat16):
+            clean = guided(start, z, now, told, untold, scale, shown)
         z = mixed_anew(clean, z, start.alpha_sigma(now), start.alpha_sigma(then))
     return start.decode(clean)
+
+
+def guided(
+    start: Start,
+    z_t: Float[Tensor, "B N K"],
+    t: Float[Tensor, "B"],
+    text: Text,
+    nothing: Text,
+    scale: float,
+    picture: Float[Tensor, "B 4 S S"] | None = None,
+) -> Float[Tensor, "B N K"]:
+    """Clean tokens of texts, one for each volume or for all, and of pictures, led away from those of nothing."""
+
+    def told(text: Text) -> tuple[Tensor, Tensor]:
+        return text.tokens.expand(len(z_t), -1, -1), text.mean.expand(len(z_t), -1)
+
+    positive = start(z_t, t, *told(text), picture).float()
+    null = start(z_t, t, *told(nothing)).float()
+    return null + scale * (positive - null)
 
 
 def checked(picture: Float[Tensor, "4 S S"], config: StartConfig) -> Float[Tensor, "4 S S"]:

@@ -17,6 +17,7 @@ from tiny_assets import COLOURS, NAMES, THINGS, box
 from threed.distill.conditions import Text
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig, volume_of
+from threed.distill.upsampler import Upsampler, UpsamplerConfig
 from threed.errors import Mistake
 from threed.log import Log
 from threed.renderers import surface
@@ -33,6 +34,7 @@ from threed.training.evaluate import ROWS, evaluate, readable, rounded, show
 from threed.training.judge import Judge, JudgeConfig, Towers
 from threed.training.start_figures import starts
 from threed.training.trials import Sizes, Trial
+from threed.training.upsampler import fresh
 from threed.training.views_figures import recolouring, reference, rendered, turned, views
 
 SIZES = Sizes(captions=4, views=4, steps=1, fits=1, fit_steps=4, references=2, cameras=4, recolourings=4, candidates=2)
@@ -113,7 +115,8 @@ def trial(prior_folder, judge, tmp_path):
 
 def test_every_figure_is_there_and_the_same_every_time(trial, items, prior_folder, tmp_path):
     volumes, prompts, paintings = start_figures.start.load(prior_folder), chosen(trial, items), painted(trial, items)
-    found, again = (evaluate(trial, volumes, prompts, paintings) for _ in range(2))
+    upsampler = fresh(UpsamplerConfig(width=8), 0)
+    found, again = (evaluate(trial, volumes, prompts, paintings, upsampler) for _ in range(2))
     flat, twin = settings(found), settings(again)
     for name in ROWS:
         assert isinstance(flat[name], float | int), name
@@ -141,8 +144,9 @@ def test_priors_are_asked_the_same_and_no_colour_that_is_known(prior_folder, ite
     assert [table["prior"] for table in found["priors"]] == [prior_folder.name, "short"]
     assert [table["number"] for table in found["priors"]] == [1, 2]
     assert found["judge"] == {"said": (tmp_path, 16, None)}
-    (trial, volumes, prompts, paintings), (other, none, *same) = asked
-    assert same == [prompts, paintings]
+    (trial, volumes, prompts, paintings, finer), (other, none, *same) = asked
+    assert same == [prompts, paintings, None]
+    assert finer is None
     assert volumes.config.resolution == RESOLUTION
     assert none is None
     assert (trial.sizes, trial.seed, trial.judge) == (SIZES, 3, judge)
@@ -360,6 +364,18 @@ def test_a_start_that_makes_the_truth_is_perfect(trial, items, prior_folder, mon
     assert found["assets"] == {"broken": 0}
     assert found["resolution"] == RESOLUTION
     assert found["seconds"] > 0
+
+
+def test_an_upsampler_that_makes_the_truth_beats_interpolation(trial, items, prior_folder, monkeypatch):
+    prompts = chosen(trial, items)
+    assets = [read(prompt.paths[-1]) for prompt in prompts]
+    coarse, fine = ([volume_of(voxelise(each, side)) for each in assets] for side in (RESOLUTION, 2 * RESOLUTION))
+    asked = iter(fine)
+    network = fresh(UpsamplerConfig(width=8), 0)
+    monkeypatch.setattr(Upsampler, "forward", lambda *_: next(asked)[None])
+    found = start_figures.upsampled(trial, dict(enumerate(coarse)), prompts, network)
+    assert found["iou"] == 1
+    assert 0.5 < found["interpolated_iou"] < 1
 
 
 def test_empty_volumes_are_counted_and_never_right(trial, items, prior_folder, monkeypatch):

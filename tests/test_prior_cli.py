@@ -75,24 +75,28 @@ def test_every_flag_reaches_the_training(asked, monkeypatch):
     assert (settings.parts, settings.size, settings.minutes, settings.continued) == (("views",), "large", None, False)
     assert settings.views == replace(PRESETS["cpu"].views, steps=50, warmup=10, batch=7, seed=3)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert main([*TRAIN, "--parts", "views", "start", "--minutes", "2.5", "--device", "cuda"]) == 0
+    assert main([*TRAIN, "--parts", "views", "start", "upsampler", "--minutes", "2.5", "--device", "cuda"]) == 0
     assert asked[1][3] == replace(PRESETS["cuda"], minutes=2.5)
 
 
-def test_a_prior_to_go_on_from_is_trained_gently(asked, tmp_path):
-    (tmp_path / "old").mkdir()
+def test_what_is_gone_on_with_is_trained_gently(asked, tmp_path):
+    """And what the prior does not have yet is not."""
+    (tmp_path / "old" / "start").mkdir(parents=True)
     assert main([*TRAIN, "--from", "old"]) == 0
     settings, preset = asked[0][3], PRESETS["cpu"]
     assert (settings.source, settings.continued) == (Path("old"), True)
     assert settings.start == replace(preset.start, rate=preset.start.rate * GENTLE)
+    assert settings.upsampler == preset.upsampler
     assert settings.views == replace(preset.views, rate=preset.views.rate * GENTLE)
+    assert main([*TRAIN, "--from", "embedded"]) == 0
+    assert asked[1][3].source == embedded.SHIPPED
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--parts", "--parts names nothing; give at least one, for example: --parts start views"),
-        ("--parts view", "unknown part 'view'; did you mean 'views'\\? known: start, views"),
+        ("--parts view", "unknown part 'view'; did you mean 'views'\\? known: start, upsampler, views"),
         ("--steps 0", "--steps is 0; it must lie between 1 and 1e\\+07"),
         ("--minutes 0", "--minutes is 0.0; it must lie between 0.1 and 100000"),
         ("--minutes nan", "--minutes is nan; it must lie between 0.1 and 100000"),
@@ -103,7 +107,7 @@ def test_a_prior_to_go_on_from_is_trained_gently(asked, tmp_path):
             "--from . --views-size tiny",
             "--from and --views-size contradict each other: a prior keeps its size; give .*",
         ),
-        ("--from gone", "unknown prior 'gone'; it is no folder; check --from"),
+        ("--from gone", "unknown prior 'gone'; it is neither embedded nor a folder; check --from"),
         ("--views-size hugh", "unknown views size 'hugh'; known: large, medium, small, tiny"),
         ("--device gpu", "unknown device 'gpu'; .*known: cpu, cuda"),
         ("--device cuda", "PyTorch finds no device 'cuda' on this machine; use one of: cpu"),

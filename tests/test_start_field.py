@@ -4,6 +4,8 @@ import pytest
 import torch
 import trimesh
 
+from threed.distill.start import volume_of, voxels_of
+from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
 from threed.isosurface import Volume, extract
 from threed.nerf import NeRF, NeRFConfig
@@ -13,7 +15,8 @@ from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import HashGrid
 from threed.renderers.voxels import TRUNCATION, Voxels
-from threed.start import VoxelField, begin, imitate, smoothed
+from threed.start import VoxelField, begin, imitate, smoothed, upsampled
+from threed.training.upsampler import fresh, write
 
 RADIUS = 10.0  # voxels
 
@@ -49,6 +52,19 @@ def test_normals_and_colours_of_the_ball():
     above, below = outward[:, 1] > 0.1, outward[:, 1] < -0.1
     assert (sample.albedo[above, 0] > 0.8).all()
     assert (sample.albedo[below, 2] > 0.8).all()
+
+
+def test_a_volume_is_as_fine_as_the_prior_makes_it(tmp_path):
+    """Without an upsampler it stays as it is; an untrained one interpolates, and the ball stays where it is."""
+    volume = volume_of(ball())
+    assert upsampled(volume, tmp_path) is volume
+    write(tmp_path, fresh(UpsamplerConfig(width=8), 0))
+    fine = voxels_of(upsampled(volume, tmp_path))
+    assert fine.distance.shape == (64, 64, 64)
+    radius = fine.mesh().vertices.norm(dim=-1) / fine.pitch
+    torch.testing.assert_close(radius, torch.full_like(radius, 2 * RADIUS), atol=0.2, rtol=0)
+    reach, before = (each.mesh().vertices.amax(0) for each in (fine, ball()))
+    torch.testing.assert_close(reach, before, atol=0.01, rtol=0)
 
 
 def test_its_pictures_and_its_mesh_are_the_ball():

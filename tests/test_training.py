@@ -25,8 +25,10 @@ from rich.console import Console
 from threed import checkpoint, disk
 from threed.distill import embedded
 from threed.distill import start as starts
+from threed.distill import upsampler as upsamplers
 from threed.distill.embedded import Embedded
 from threed.distill.start import StartConfig
+from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
 from threed.exporters import glb
 from threed.log import records
@@ -90,7 +92,9 @@ def toy_prior(folder: Path) -> Path:
 def toy_settings(source: Path) -> Settings:
     return Settings(
         start=lasting(Schedule(1, batch=8, rate=2e-3, final=0.02, optimizer="muon", precision="float32"), STEPS),
+        upsampler=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         views=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
+        upsampling=UpsamplerConfig(width=8),
         config=StartConfig(resolution=8, patch=4, components=16, width=64, layers=1),
         size="toy",
         shots=Shots(views=4, supersample=1, colours=8),
@@ -154,7 +158,8 @@ def test_the_folder_is_a_whole_prior(finished):
         for name, content in files.items()
         if name not in ("SHA256SUMS", "README.md")
     }
-    assert {"prior.json", "start/config.json", "start/model.safetensors", "text_encoder/NOTICE"} <= set(files)
+    weights = {f"{part}/{name}" for part in ("start", "upsampler") for name in ("config.json", "model.safetensors")}
+    assert {"prior.json", "text_encoder/NOTICE"} | weights <= set(files)
     told = json.loads(files["prior.json"])
     assert (told["steps"], told["distance"], told["geometry"]) == (STEPS, [3.0, 3.2], True)
 
@@ -165,6 +170,8 @@ def test_the_folder_loads_and_holds_the_averages(finished, settings):
     assert start.config == replace(settings.config, text_tokens=16, text_features=128, picture=16)
     for name, value in checkpoints(output, "start")["average"].items():
         assert torch.equal(start.state_dict()[name], value.bfloat16().float()), name
+    for name, value in checkpoints(output, "upsampler")["average"].items():
+        assert torch.equal(upsamplers.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "views")["average"].items():
         assert torch.equal(prior.unet.state_dict()[name], value.half().float()), name
 
@@ -174,7 +181,12 @@ def test_figures_are_of_what_was_used(finished):
     assert list(figures) == list(PARTS)
     for part, f in figures.items():
         state = checkpoints(output, part)
-        parameters = Embedded.load(output).unet if part == "views" else starts.load(output)
+        loaded = {
+            "start": starts.load,
+            "upsampler": upsamplers.load,
+            "views": lambda folder: Embedded.load(folder).unet,
+        }
+        parameters = loaded[part](output)
         assert f.parameters == sum(p.numel() for p in parameters.parameters())
         assert (f.steps, f.batch, f.assets, f.assets_held_out) == (STEPS, 8, COUNT - 2, 1)
         assert state["step"] == STEPS
@@ -185,7 +197,7 @@ def test_figures_are_of_what_was_used(finished):
 
 def test_work_is_told_while_it_goes_on(finished):
     output, _ = finished
-    for part, cache in (("start", "volumes"), ("views", "views")):
+    for part, cache in (("start", "volumes"), ("upsampler", "fine"), ("views", "views")):
         work = output / "work" / part
         assert (work / "samples.png").read_bytes().startswith(b"\x89PNG")
         steps = [record["step"] for record in records(work / "metrics.jsonl") if record["stage"] == "train"]
@@ -351,7 +363,7 @@ def test_a_volume_is_drawn_as_a_mesh():
 
 
 def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tmp_path):
-    """First with the views of the source; in the end it is the same prior."""
+    """First with the views of the source, which has no upsampler; in the end it is the same prior."""
     output, cache, source = tmp_path / "prior", finished[0] / "cache", settings.source
     figures = trained(assets, output, replace(settings, parts=("start",)), cache=cache)
     assert list(figures) == ["start"]
@@ -360,20 +372,22 @@ def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tm
         assert files[name] == (source / name).read_bytes()
     assert files["start/model.safetensors"] == (finished[0] / "start" / "model.safetensors").read_bytes()
     assert re.search(
-        r"Not trained here but taken over from `.*`, as far as it has it: views\.", files["README.md"].decode()
+        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views\.",
+        files["README.md"].decode(),
     )
     embedded.verify(output)
-    assert trained(assets, output, replace(settings, parts=("views",)), cache=cache) == finished[1]
+    assert trained(assets, output, replace(settings, parts=("upsampler", "views")), cache=cache) == finished[1]
     assert product(output) == product(finished[0])
     assert not (output / "cache").exists()
 
 
 def test_a_prior_is_gone_on_from(assets, settings, finished, tmp_path):
-    """Both parts begin with its weights: after steps of no length they are still the same."""
+    """All parts begin with its weights: after steps of no length they are still the same."""
     still = {"rate": 1e-30, "weight_decay": 0.0}
     settings = replace(
         settings,
         start=replace(settings.start, **still),
+        upsampler=replace(settings.upsampler, **still),
         views=replace(settings.views, **still),
         config=StartConfig(width=128),  # which counts for fresh ones alone
         source=finished[0],
@@ -392,6 +406,13 @@ def test_a_source_without_a_start_gets_a_fresh_one(assets, settings, finished, t
         assets, tmp_path / "prior", replace(settings, continued=True, parts=("start",)), cache=finished[0] / "cache"
     )
     assert figures["start"] == finished[1]["start"]
+
+
+def test_an_upsampler_needs_a_start(assets, settings, tmp_path):
+    message = "'.*' has no start, and an upsampler is trained on what a start makes; add start to --parts, or choose .*"
+    with pytest.raises(Mistake, match=message):
+        trained(assets, tmp_path / "prior", replace(settings, parts=("upsampler",)))
+    assert not (tmp_path / "prior").exists()
 
 
 def test_minutes_become_steps_once(assets, settings, finished, tmp_path, monkeypatch):
@@ -611,7 +632,7 @@ def test_presets_are_what_was_found_good():
 
 def test_minutes_are_shared():
     settings = replace(PRESETS["cpu"], minutes=10)
-    assert settings.seconds("start") + settings.seconds("views") == pytest.approx(600)
+    assert sum(settings.seconds(part) for part in PARTS) == pytest.approx(600)
     assert replace(settings, parts=("views",)).seconds("views") == 600
     assert PRESETS["cpu"].seconds("views") is None
 
@@ -630,7 +651,7 @@ def test_a_card_without_licences_or_held_out_assets(assets):
     assert "Their licences are not stated in the captions file." in text
     assert "on the folder `my folder`" in text
     assert "| views | 1.5 M | 10 | 4 | 20 | 0 | 0.1235 |  |" in text
-    assert "taken over from `an old prior`, as far as it has it: start." in text
+    assert "taken over from `an old prior`, as far as it has it: start, upsampler." in text
 
 
 def test_a_gpu_is_compiled_for_where_that_can_be_done(monkeypatch):

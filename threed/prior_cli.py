@@ -18,6 +18,7 @@ from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
 from threed.flags import SEED, check_device, check_output, check_ranges, said
 
 if TYPE_CHECKING:
+    from threed.training.loop import Schedule
     from threed.training.settings import Settings
 
 STEPS = (1, 10_000_000)
@@ -36,9 +37,10 @@ with paths relative to FILE or to FOLDER and short captions in plain words:
 
 At least 16 assets are needed, and hundreds to learn something. A twentieth is held out and only measured.
 
-A prior has two parts: a start (rough volumes out of a text, for threed text --start volume) and views (pictures, which
-distillation asks). MY_PRIOR receives them with a model card, README.md. While a part is trained, MY_PRIOR/work/PART has
-samples.png and metrics.jsonl. The defaults take about an hour on two cores, for 2,700 assets.
+A prior has three parts: a start (rough volumes out of a text, for threed text --start volume), an upsampler (these in
+twice the resolution) and views (pictures, which distillation asks). MY_PRIOR receives them with a model card,
+README.md. While a part is trained, MY_PRIOR/work/PART has samples.png and metrics.jsonl. The defaults take about an
+hour on two cores, for 2,700 assets.
 
 Stopped by Ctrl-C, kill -9 or a full disk? The same command goes on where it was and ends with the same bytes.
 Afterwards MY_PRIOR/work and MY_PRIOR/cache may be deleted.
@@ -47,7 +49,7 @@ For example:
   threed prior train assets --captions assets/captions.jsonl --output my_prior
   threed prior train assets --output my_prior --minutes 20           # captions out of the files' names
   threed prior train assets --output my_prior --device cuda --views-size large --steps 100000
-  threed prior train assets --output my_prior --from other_prior     # go on from another's weights
+  threed prior train assets --output my_prior --from embedded        # go on from weights that are there
   threed prior train assets --output my_prior --parts start          # with the embedded prior's views
 
 Then:
@@ -72,11 +74,17 @@ class Train:
     folder: Annotated[tyro.conf.Positional[Path], said("The meshes: GLB, glTF, OBJ.", metavar="FOLDER")]
     output: Annotated[Path, said("The folder of the prior, a new one or that of an earlier start of this command.")]
     captions: Annotated[Path | None, said("Which meshes, and what they show.", "all of them, by their names")] = None
-    parts: Annotated[tuple[str, ...], said("What is trained: start, views.")] = ("start", "views")
+    parts: Annotated[tuple[str, ...], said("What is trained: start, upsampler, views.")] = (
+        "start",
+        "upsampler",
+        "views",
+    )
     views_size: Annotated[
         str | None, said("tiny, small, medium or large: 4 to 24 million weights.", "small, on a GPU medium")
     ] = None
-    source: Annotated[Path | None, said("A prior to go on from.", "fresh weights", name="from")] = None
+    source: Annotated[
+        str | None, said("A prior to go on from: embedded, or a folder.", "fresh weights", name="from")
+    ] = None
     steps: Annotated[int | None, said(f"Of every part, {STEPS[0]} to {STEPS[1]}.", "the device's preset")] = None
     minutes: Annotated[
         float | None, said("As many steps as fit into so many, all parts together, after what is cached.", "by --steps")
@@ -155,34 +163,34 @@ def check_train(asked: Train) -> None:
         raise Mistake("--steps and --minutes contradict each other; give one of them")
     if asked.source is not None and asked.views_size is not None:
         raise Mistake("--from and --views-size contradict each other: a prior keeps its size; give one of them")
-    if asked.source is not None and not asked.source.is_dir():
-        raise Mistake(f"unknown prior {str(asked.source)!r}; it is no folder; check --from")
+    if asked.source not in (None, "embedded") and not Path(asked.source).is_dir():
+        raise Mistake(f"unknown prior {asked.source!r}; it is neither embedded nor a folder; check --from")
 
 
 def resolve(asked: Train) -> Settings:
     """The device's preset, with the flags that were given in place of its own values. Raises Mistake."""
     import torch
 
-    from threed.training.settings import GENTLE, PRESETS, lasting
+    from threed.distill.embedded import located
+    from threed.training.settings import GENTLE, PRESETS, has, lasting
     from threed.training.views import SIZES
 
     check_device(asked.device, {"cpu": True, "cuda": torch.cuda.is_available()})
     if asked.views_size is not None and asked.views_size not in SIZES:
         raise unknown("views size", asked.views_size, SIZES)
     settings = PRESETS[asked.device]
-    start, views = (
-        replace(
-            lasting(schedule, asked.steps or schedule.steps),
-            batch=asked.batch or schedule.batch,
-            rate=schedule.rate * (GENTLE if asked.source else 1),
-            seed=asked.seed,
-        )
-        for schedule in (settings.start, settings.views)
-    )
+
+    def asked_for(part: str) -> Schedule:
+        schedule, trained = settings.schedule(part), asked.source is not None and has(located(asked.source), part)
+        lasts = lasting(schedule, asked.steps or schedule.steps)
+        rate = schedule.rate * (GENTLE if trained else 1)
+        return replace(lasts, batch=asked.batch or schedule.batch, rate=rate, seed=asked.seed)
+
+    schedules = {part: asked_for(part) for part in Train.parts}
     parts = tuple(part for part in Train.parts if part in asked.parts)
-    settings = replace(settings, start=start, views=views, parts=parts, minutes=asked.minutes)
+    settings = replace(settings, **schedules, parts=parts, minutes=asked.minutes)
     if asked.source is not None:
-        return replace(settings, source=asked.source, continued=True)
+        return replace(settings, source=located(asked.source), continued=True)
     return replace(settings, size=asked.views_size or settings.size)
 
 

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threed.distill import embedded, start
+from threed.distill import embedded, start, upsampler
 from threed.errors import Failure, Mistake
 from threed.nerf import NeRF
 from threed.renderers import volume
@@ -90,14 +90,23 @@ def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:
 
 
 def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
-    """A volume of this text, by the start in a prior's folder."""
+    """A volume of this text, by the start in a prior's folder, as fine as the prior makes it."""
     encode = embedded.text_reader(prior)
     candidates = start.sample(start.load(prior), encode([prompt]), encode([""]), CANDIDATES, seeded(seed))
-    return smoothed(start.voxels_of(candidates[start.medoid(candidates)]))
+    volume = candidates[start.medoid(candidates)]
+    return smoothed(start.voxels_of(upsampled(volume, prior)))
+
+
+@torch.no_grad()
+def upsampled(volume: Float[Tensor, "4 G G G"], prior: Path) -> Float[Tensor, "4 F F F"]:
+    """In twice the resolution where the prior's folder has an upsampler; as it is elsewhere."""
+    if not (prior / "upsampler").is_dir():
+        return volume
+    return upsampler.load(prior)(volume.clamp(-1, 1)[None])[0]
 
 
 def smoothed(voxels: Voxels) -> Voxels:
-    """Without faint twigs, and less seams between tokens; what that takes off the edges is given back."""
+    """Without faint twigs; what that takes off the edges is given back."""
     distance = gaussian_filter(voxels.distance.numpy(), SMOOTHING, mode="nearest") - GROWTH
     inner = np.pad(np.ones([side - 2 for side in distance.shape], bool), 1)
     # Objects keep a margin from the lattice's border: what a sample has there is noise, and would be cut off flat.

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
@@ -88,6 +89,14 @@ def build(
             worthwhile = 1 + (len(paths) - len(done)) // ASSETS_A_WORKER
             _fill(paths, folder, log, content, done, workers or min(cores(), worthwhile))
         return _opened(captions, folder, content, fewest)
+
+
+def rows_in_common(names: Iterable[str], *skipped: Mapping[str, str]) -> Int[Tensor, "A K"]:
+    """Of K caches built of assets of these names, each less what it skipped: the rows of what all of them have."""
+    names = tuple(names)
+    places = [{name: row for row, name in enumerate(n for n in names if n not in left_out)} for left_out in skipped]
+    both = [[rows[name] for rows in places] for name in names if all(name in rows for rows in places)]
+    return torch.tensor(both, dtype=torch.long).reshape(-1, len(skipped))
 
 
 def sound(path: Path, most_triangles: int) -> Asset:

@@ -42,8 +42,8 @@ cannot know.
 {rows}
 
 Losses are those of training at the end, over assets that were trained on and over those held out: of the start the mean
-squared error of clean tokens, of the views that of clean pictures, weighted over time. Lower is better; they compare
-with other trainings on the same assets only.
+squared error of clean tokens, of the upsampler the mean absolute error of volumes, of the views the mean squared error
+of clean pictures, weighted over time. Lower is better; they compare with other trainings on the same assets only.
 {kept}
 ## Licence
 

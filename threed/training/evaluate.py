@@ -22,9 +22,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from threed.distill import start
+from threed.distill import upsampler as upsamplers
 from threed.distill.conditions import normalized
 from threed.distill.embedded import Embedded, located
 from threed.distill.start import Start
+from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
 from threed.run import settings
@@ -65,6 +67,8 @@ ROWS = {  # what a figure is called, and whether more or less of it is better
     "start.paraphrases.colour_error": "  paraphrases ↓",
     "start.captions.r_precision": "Start, R-precision of its renders, captions ↑",
     "start.paraphrases.r_precision": "  paraphrases ↑",
+    "start.upsampled.iou": "Start in twice the resolution, volume IoU, captions ↑",
+    "start.upsampled.interpolated_iou": "  interpolated instead",
     "start.pictures.iou": "Start, volume IoU, one picture and no words ↑",
     "start.pictures.colour_error": "Start, colour error in OKLab, one picture ↓",
     "start.captions.empty": "Start, share of empty volumes ↓",
@@ -91,8 +95,10 @@ def compare(
     priors or a judge of different sizes, and UnreadablePrior; later what training a judge raises.
     """
     sizes, device = sizes or Sizes(), torch.device("cpu")
-    loaded = [Embedded.load(located(name), device) for name in priors]
-    volumes = [start.load(located(name), device) if (located(name) / "start").is_dir() else None for name in priors]
+    folders = [located(name) for name in priors]
+    loaded = [Embedded.load(folder, device) for folder in folders]
+    volumes = [start.load(folder, device) if (folder / "start").is_dir() else None for folder in folders]
+    finer = [upsamplers.load(folder, device) if (folder / "upsampler").is_dir() else None for folder in folders]
     drawn = sorted({prior.image_size for prior in loaded})
     if len(drawn) > 1:
         raise Mistake(f"the priors draw pictures of {' and '.join(map(str, drawn))} pixels; compare those of one size")
@@ -105,17 +111,21 @@ def compare(
         prompts = chosen(items, sizes, seed, takes, log)
         paintings = painted(items, sizes, seed, takes, log, known)
         judge, about = judged(judge_folder, drawn[0], learn, console)
-        for name, prior, own in zip(priors, loaded, volumes, strict=True):
+        for name, prior, own, fine in zip(priors, loaded, volumes, finer, strict=True):
             console.rule(Text(name), align="left")
-            figures = evaluate(Trial(prior, judge, sizes, seed, log, device), own, prompts, paintings)
+            figures = evaluate(Trial(prior, judge, sizes, seed, log, device), own, prompts, paintings, fine)
             tables.append({"prior": name if name == "embedded" else located(name).resolve().name} | figures)
     return {"threads": torch.get_num_threads(), "judge": about, "priors": tables}
 
 
 def evaluate(
-    trial: Trial, volumes: Start | None, prompts: Sequence[Prompt], paintings: Sequence[Painting]
+    trial: Trial,
+    volumes: Start | None,
+    prompts: Sequence[Prompt],
+    paintings: Sequence[Painting],
+    upsampler: Upsampler | None = None,
 ) -> dict[str, Any]:
-    """All figures of one prior and its start, as a nested dictionary.
+    """All figures of one prior with its start and its upsampler, as a nested dictionary.
 
     A figure that there is none of is None; so is all of "start" for a prior without one.
     """
@@ -127,7 +137,7 @@ def evaluate(
         "views": views(trial, prompts),
         "reference": reference(trial, prompts),
         "recolouring": recolouring(trial, paintings),
-        "start": None if volumes is None else starts(trial, volumes, prompts),
+        "start": None if volumes is None else starts(trial, volumes, prompts, upsampler),
     }
     found: dict[str, Any] = rounded(table | {"seconds": time.perf_counter() - began})
     return found

@@ -7,7 +7,7 @@ front, as `distill/start.py` has it; half of the pairs are mirrored left to righ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threed.training.cache import rows_in_common
 from threed.training.collection import Item
 from threed.training.views import host
 from threed.training.views_batch import look, photographs
@@ -34,13 +35,7 @@ class Pairs:
     def of(items: Sequence[Item], volumes: Volumes, cache: Cache) -> Pairs:
         """What volumes and a cache that were built of the same items have in common."""
         names = dict.fromkeys(item.name for item in items)
-
-        def rows(skipped: Mapping[str, str]) -> dict[str, int]:
-            return {name: row for row, name in enumerate(name for name in names if name not in skipped)}
-
-        solid, seen = rows(volumes.skipped), rows(cache.skipped)
-        both = [(solid[name], seen[name]) for name in names if name in solid and name in seen]
-        return Pairs(volumes, cache, np.array(both, np.int64).reshape(-1, 2))
+        return Pairs(volumes, cache, rows_in_common(names, volumes.skipped, cache.skipped).numpy())
 
     def __len__(self) -> int:
         return len(self.rows)

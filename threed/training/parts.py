@@ -16,20 +16,24 @@ from torch import nn
 
 from threed import checkpoint
 from threed.distill import start as starts
+from threed.distill import upsampler as upsamplers
 from threed.distill.conditions import Text, encode
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig
+from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
 from threed.training import start as start_training
+from threed.training import upsampler as upsampler_training
 from threed.training import views, views_cache, volumes
-from threed.training.cache import FEWEST
+from threed.training.cache import FEWEST, rows_in_common
 from threed.training.captions import spoken
 from threed.training.collection import Item, gather, held_out
 from threed.training.loop import Loss
 from threed.training.pairs import Pairs
-from threed.training.settings import Settings
+from threed.training.settings import Settings, has
 from threed.training.start import StartLoss, Versions
+from threed.training.upsampler import Lattices, UpsamplerLoss
 from threed.training.views_cache import Cache
 from threed.training.volumes import Lattice, Volumes
 
@@ -157,7 +161,7 @@ def start(job: Job) -> Trainee:
 def start_config(prior: Embedded, settings: Settings) -> StartConfig:
     """The shape of the start. Raises ValueError for one to go on with that does not understand its prior's texts."""
     tokens, features = prior.conventions.text_tokens, prior.text_encoder.config.hidden_size
-    if not continues_start(settings):
+    if not (settings.continued and has(settings.source, "start")):
         return replace(settings.config, text_tokens=tokens, text_features=features, picture=prior.image_size)
     config = starts.load(settings.source).config
     if (config.text_tokens, config.text_features) != (tokens, features):
@@ -166,10 +170,6 @@ def start_config(prior: Embedded, settings: Settings) -> StartConfig:
             f"{tokens} of {features}; choose another --from"
         )
     return replace(config, picture=config.picture or prior.image_size)
-
-
-def continues_start(settings: Settings) -> bool:
-    return settings.continued and (settings.source / "start").is_dir()
 
 
 def prepared(job: Job, config: StartConfig, train: Volumes) -> tuple[Start, Versions]:
@@ -183,7 +183,7 @@ def prepared(job: Job, config: StartConfig, train: Volumes) -> tuple[Start, Vers
         texts, nothing = (Text(*found[name]) for name in ("texts", "nothing"))
         return network, Versions(found["tokens"], found["wording"], texts, nothing, found["caption"])
     with job.log(job.work).stage("prepare", len(train)) as log:
-        if continues_start(job.settings):
+        if job.settings.continued and has(job.settings.source, "start"):
             network = start_training.continued(job.settings.source, config, seed)
         else:
             network = start_training.fresh(config, train, seed)
@@ -201,6 +201,43 @@ def kept(path: Path) -> Any | None:
         return checkpoint.load(path) if path.exists() else None
     except checkpoint.Torn:
         return None
+
+
+def upsampler(job: Job) -> Trainee:
+    """What makes volumes finer, trained on what the start beside it makes."""
+    settings, device = job.settings, job.settings.device
+    trained = job.work.parent / "start"
+    guessing = starts.load(trained if (trained / "finished.json").exists() else settings.source, device)
+    resolution = guessing.config.resolution
+    coarse, coarse_held = job.assets(volumes.build, "volumes", Lattice(resolution))
+    fine, fine_held = job.assets(volumes.build, "fine", Lattice(2 * resolution))
+    nothing = job.encode([""])
+
+    def loss(items: Sequence[Item], coarse: Volumes, fine: Volumes) -> UpsamplerLoss:
+        rows = rows_in_common(dict.fromkeys(item.name for item in items), coarse.skipped, fine.skipped)
+        texts = job.encode([captions[0] for captions in coarse.captions])
+        return UpsamplerLoss(Lattices(coarse, fine, rows, texts, nothing).to(device), guessing)
+
+    learned = loss(job.data.train, coarse, fine)
+    held = loss(job.data.held_out, coarse_held, fine_held) if coarse_held and fine_held else None
+
+    def save(trained: nn.Module, steps: int) -> None:
+        del steps  # nobody asks an upsampler for them
+        assert isinstance(trained, Upsampler)
+        upsampler_training.write(job.work, trained)
+
+    if settings.continued and has(settings.source, "upsampler"):
+        network = upsamplers.load(settings.source, device).requires_grad_(True)
+    else:
+        network = upsampler_training.fresh(settings.upsampling, settings.upsampler.seed).to(device)
+    return Trainee(
+        network=network,
+        loss=learned,
+        held_out=held,
+        sheet=partial(upsampler_training.sheet, loss=learned),
+        save=save,
+        used=(len(learned.lattices.rows), len(held.lattices.rows) if held else 0),
+    )
 
 
 def pictures(job: Job) -> Trainee:
@@ -237,4 +274,4 @@ def grown(prior: Embedded, settings: Settings) -> Embedded:
     return views.fresh(prior, views.SIZES[settings.size], settings.views.seed)
 
 
-TRAINEES: dict[str, Callable[[Job], Trainee]] = {"start": start, "views": pictures}
+TRAINEES: dict[str, Callable[[Job], Trainee]] = {"start": start, "upsampler": upsampler, "views": pictures}

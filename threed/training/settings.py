@@ -7,11 +7,12 @@ from pathlib import Path
 
 from threed.distill.embedded import SHIPPED
 from threed.distill.start import StartConfig
+from threed.distill.upsampler import UpsamplerConfig
 from threed.training.loop import Schedule
 from threed.training.views_cache import Shots
 
-PARTS = ("start", "views")  # what a prior consists of, in the order in which they are trained
-SHARES = {"start": 0.45, "views": 0.55}  # of the minutes that all parts have together
+PARTS = ("start", "upsampler", "views")  # what a prior consists of, in the order in which they are trained
+SHARES = {"start": 0.35, "upsampler": 0.2, "views": 0.45}  # of the minutes that all parts have together
 WARMUP = 200  # steps, or a fifth of all
 GENTLE = 0.5  # share of the learning rate that weights are trained on with
 
@@ -21,8 +22,10 @@ class Settings:
     """All that a training depends on beside its assets; the machine's own choices are made when it begins."""
 
     start: Schedule
+    upsampler: Schedule
     views: Schedule
     config: StartConfig = field(default_factory=StartConfig)  # of a fresh start
+    upsampling: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # of a fresh upsampler
     size: str = "small"  # of a fresh views prior, in `views.SIZES`
     shots: Shots = field(default_factory=Shots)  # size and field of view are the source's
     parts: tuple[str, ...] = PARTS
@@ -35,12 +38,17 @@ class Settings:
     sheet_every: float = 300.0
 
     def schedule(self, part: str) -> Schedule:
-        return {"start": self.start, "views": self.views}[part]
+        return {"start": self.start, "upsampler": self.upsampler, "views": self.views}[part]
 
     def seconds(self, part: str) -> float | None:
         """What the part has of the minutes."""
         share = SHARES[part] / sum(SHARES[each] for each in self.parts)
         return None if self.minutes is None else 60 * self.minutes * share
+
+
+def has(source: Path, part: str) -> bool:
+    """Whether this part can be gone on with: every prior has views, and the others a folder of their name."""
+    return part == "views" or (source / part).is_dir()
 
 
 def lasting(schedule: Schedule, steps: int) -> Schedule:
@@ -51,10 +59,12 @@ def lasting(schedule: Schedule, steps: int) -> Schedule:
 PRESETS = {
     "cpu": Settings(  # 2,700 assets in about an hour on two cores
         start=lasting(Schedule(1, batch=64, rate=2e-3, final=0.02, optimizer="muon"), 2_000),
+        upsampler=lasting(Schedule(1, batch=16, rate=1e-3, final=0.02), 2_500),
         views=lasting(Schedule(1, batch=32, rate=5e-4, final=0.02), 4_500),
     ),
     "cuda": Settings(
         start=lasting(Schedule(1, batch=256, rate=2e-3, final=0.02, optimizer="muon"), 20_000),
+        upsampler=lasting(Schedule(1, batch=64, rate=1e-3, final=0.02), 10_000),
         # Of 320 pictures the groups are always the same, and a compiled network is compiled once.
         views=lasting(Schedule(1, batch=320, rate=6e-4, final=0.02), 40_000),
         config=StartConfig(width=512, layers=12),

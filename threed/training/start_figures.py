@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from threed.distill import start
 from threed.distill.conditions import reference_picture
 from threed.distill.start import Start
+from threed.distill.upsampler import Upsampler, interpolated
 from threed.renderers.camera import orbit
 from threed.renderers.read import read
 from threed.renderers.voxels import Voxels, voxelise
@@ -26,13 +27,16 @@ from threed.training.trials import PIECES, Prompt, Trial, seen_once
 FIGURES = ("iou", "colour_error", "r_precision", "empty", "broken")  # of a volume
 
 
-def starts(trial: Trial, volumes: Start, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the start makes of captions and of other words for them."""
+def starts(
+    trial: Trial, volumes: Start, prompts: Sequence[Prompt], upsampler: Upsampler | None = None
+) -> dict[str, Any]:
+    """What the start makes of captions and of other words for them, and what an upsampler makes of that."""
     captions, truths = [prompt.caption for prompt in prompts], solids(trial, prompts, volumes.config.resolution)
     asked = [("captions", number, prompt.caption) for number, prompt in enumerate(prompts)]
     asked += [("paraphrases", number, p.paraphrase) for number, p in enumerate(prompts) if p.paraphrase]
     asked = [each for each in asked if truths[each[1]]]
     found: dict[str, list[dict[str, float]]] = {"captions": [], "paraphrases": []}
+    usual = dict[int, Tensor]()  # volumes of captions
     nothing, seconds = trial.text([""]), 0.0
     with trial.log.stage("start", max(len(asked), 1)) as tell:
         for step, (part, number, words) in enumerate(asked):
@@ -44,15 +48,33 @@ def starts(trial: Trial, volumes: Start, prompts: Sequence[Prompt]) -> dict[str,
             made = start.sample(volumes, text, nothing, trial.sizes.candidates, generator).cpu()
             seconds += time.perf_counter() - began
             found[part].append(volume_figures(trial, made, truths[number], captions, number))
+            if part == "captions":
+                usual[number] = made[start.medoid(made)]
             tell(step + 1, {})
     whole = [float(measures.is_whole(voxels.occupied)) for own in truths for voxels in own]
     return {
         "resolution": volumes.config.resolution,
         **{part: averaged(rows) for part, rows in found.items()},
+        "upsampled": upsampled(trial, usual, prompts, upsampler) if upsampler else None,
         "pictures": pictured(trial, volumes, prompts[: trial.sizes.references]) if volumes.config.picture else None,
         "assets": {"broken": 1 - measures.mean(whole)},
         "seconds": seconds / max(len(asked) * trial.sizes.candidates, 1),
     }
+
+
+@torch.no_grad()
+def upsampled(
+    trial: Trial, usual: Mapping[int, Float[Tensor, "4 G G G"]], prompts: Sequence[Prompt], upsampler: Upsampler
+) -> dict[str, float]:
+    """Volumes of captions in twice the resolution, against the caption's assets there; and if they are interpolated."""
+    fine = solids(trial, [prompts[number] for number in usual], 2 * next(iter(usual.values())).shape[1])
+    found: dict[str, list[float]] = {"iou": [], "interpolated_iou": []}
+    for volume, truths in zip(usual.values(), fine, strict=True):
+        volume = volume.clamp(-1, 1)[None]
+        for name, made in (("iou", upsampler(volume)), ("interpolated_iou", interpolated(volume))):
+            occupied = start.voxels_of(made[0]).occupied
+            found[name].append(max(measures.volume_iou(occupied, truth.occupied) for truth in truths))
+    return {name: measures.mean(values) for name, values in found.items()}
 
 
 def pictured(trial: Trial, volumes: Start, prompts: Sequence[Prompt]) -> dict[str, float]:

@@ -38,7 +38,7 @@ from threed.train import seeded
 from threed.training import card, publish
 from threed.training.loop import Loss, Schedule, optimise
 from threed.training.parts import TRAINEES, Data, Job, Trainee, grown, start_config
-from threed.training.settings import PARTS, Settings, lasting
+from threed.training.settings import PARTS, Settings, has, lasting
 
 TRIAL = 12  # steps by which the time of all others is judged
 EVALUATION = 16  # batches
@@ -83,6 +83,9 @@ def train(
     publish.check(output)
     console = console or Console(quiet=True)
     data, prior = Data.gathered(folder, captions), sourced(settings)
+    if "upsampler" in settings.parts and not guesses(output, settings):
+        what = f"{source_name(settings)!r} has no start, and an upsampler is trained on what a start makes"
+        raise Mistake(f"{what}; add start to --parts, or choose another --from")
     for part in settings.parts:
         agree(output, part, asked(settings, data, part))
     cache = cache or output / "cache"
@@ -116,6 +119,12 @@ def sourced(settings: Settings) -> Embedded:
     return prior
 
 
+def guesses(output: Path, settings: Settings) -> bool:
+    """Whether there is a start, or will be by the time that the upsampler is trained."""
+    trained = (output / "work" / "start" / "finished.json").exists()
+    return trained or "start" in settings.parts or has(settings.source, "start")
+
+
 def source_name(settings: Settings) -> str:
     return "embedded" if settings.source == SHIPPED else str(settings.source)
 
@@ -135,8 +144,12 @@ def asked(settings: Settings, data: Data, part: str) -> dict[str, Any]:
         "data": {"assets": data.assets, "captions": len(data.train), "digest": data.digest},
     }
     size = {} if settings.continued else {"size": settings.size}
-    own = {"config": asdict(settings.config)} if part == "start" else {"shots": asdict(settings.shots)} | size
-    found: dict[str, Any] = json.loads(json.dumps(about | own))
+    own: dict[str, dict[str, Any]] = {
+        "start": {"config": asdict(settings.config)},
+        "upsampler": {"config": asdict(settings.upsampling)},
+        "views": {"shots": asdict(settings.shots)} | size,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(about | own[part]))
     return found
 
 
@@ -261,11 +274,18 @@ def evaluated(network: nn.Module, loss: Loss, schedule: Schedule) -> float:
 
 def pieces(output: Path, settings: Settings, finished: dict[str, Figures]) -> dict[str, Path]:
     """The files of the prior: those of the parts that were trained, and the source's where they were not."""
-    work, source = output / "work", publish.contents(settings.source)
-    files = publish.contents(work / "views" / "prior") if "views" in finished else source
-    others = {name: path for name, path in files.items() if not name.startswith("start/")}
-    starts = publish.contents(work / "start") if "start" in finished else source
-    return {name: path for name, path in starts.items() if name.startswith("start/")} | others
+    found = dict[str, Path]()
+    for part in PARTS:
+        trained = output / "work" / part if part != "views" else output / "work" / part / "prior"
+        files = publish.contents(trained if part in finished else settings.source)
+        found |= {name: path for name, path in files.items() if part_of(name) == part}
+    return found
+
+
+def part_of(name: str) -> str:
+    """The part of a prior that a file of its folder belongs to."""
+    folder = name.split("/")[0]
+    return folder if folder in PARTS else "views"
 
 
 def tell(console: Console, data: Data) -> None:
