@@ -183,6 +183,7 @@ def test_threads_follow_the_cores_unless_the_user_says_otherwise(monkeypatch: py
         assert set_threads() == 1
     finally:
         torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
 
 
 def test_hyper_threads_and_quotas_are_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
