@@ -18,6 +18,7 @@ from threed.errors import Failure, Mistake
 from threed.exporters import export, place
 from threed.exporters.bake import Colour, bake
 from threed.exporters.clean import clean
+from threed.exporters.denoise import denoise
 from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
@@ -38,6 +39,7 @@ from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
 from threed.train import fit, seeded
 
+EVENED_FACES = 8000  # triangles of the surface that is evened: those of finer ones would not reach across a lump
 Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
 
 
@@ -163,8 +165,15 @@ def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor,
     elif isinstance(shape, Solid):
         mesh = simplify(clean(shape.surface(), smoothing=0), wanted.faces)
     else:
-        mesh = simplify(extract(shape, wanted.grid, wanted.smoothing), wanted.faces)
+        mesh = evened(extract(shape, wanted.grid, wanted.smoothing), wanted)
     return mesh, *unwrap(mesh, wanted.texture_size), colour
+
+
+def evened(mesh: Mesh, wanted: AssetSettings) -> Mesh:
+    """Fewer triangles, and even parts with edges between them where lumps were."""
+    if not wanted.evening:
+        return simplify(mesh, wanted.faces)
+    return simplify(denoise(simplify(mesh, EVENED_FACES), wanted.evening), wanted.faces)
 
 
 def _painted(paint: Paint, points: Tensor, normals: Tensor) -> Tensor:
