@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,13 +22,27 @@ from threed.renderers.torch_ops import Fragments
 Shading = Callable[[Cameras, Fragments, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def shading(surface: Asset | Mesh, light: Light | None) -> Shading:
+@dataclass(frozen=True)
+class Finish:
+    """What beside their albedo makes points of a surface look as they do under a light."""
+
+    roughness: Float[Tensor, "N 1"]  # glTF's, in [0, 1]
+    metallic: Float[Tensor, "N 1"]  # in [0, 1]
+    bump: Float[Tensor, "N 3"]  # in the world, see `bent`
+
+
+Finished = Callable[[Float[Tensor, "N 3"]], Finish]  # of points of the world
+
+
+def shading(surface: Asset | Mesh, light: Light | None, finish: Finished | None = None) -> Shading:
     """Of a lamp at the viewer's shoulder that multiplies the albedo; or of a light, with the whole of the material.
 
-    A mesh without a material is as rough as can be, and no metal.
+    `finish` stands for the material, if any. A mesh without either is as rough as can be, and no metal.
     """
     if light is None:
         return lambda camera, fragments, covered, points, normal, albedo: albedo * headlight(normal)
+    if finish:
+        return _finished(surface.mesh if isinstance(surface, Asset) else surface, finish, light)
     gloss, normals = _gloss(surface), _normals(surface)
 
     def lit(
@@ -35,6 +51,28 @@ def shading(surface: Asset | Mesh, light: Light | None) -> Shading:
         normal = normals(normal @ camera.rotation[0].mT, fragments, covered)
         view = functional.normalize(camera.position - points, dim=-1)
         return light.shade(Points(normal, view, albedo, *gloss(normal, fragments, covered)))
+
+    return lit
+
+
+def bent(normal: Float[Tensor, "*P 3"], bump: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 3"]:
+    """Unit normals tilted by the part of `bump` that lies in the surface, which is x and y over z of a normal map.
+
+    They stay on their side of the surface, and need no tangents: what is tilted is a vector of the world.
+    """
+    return functional.normalize(normal + bump - (bump * normal).sum(-1, keepdim=True) * normal, dim=-1)
+
+
+def _finished(mesh: Mesh, finish: Finished, light: Light) -> Shading:
+    def lit(
+        camera: Cameras, fragments: Fragments, covered: Tensor, points: Tensor, normal: Tensor, albedo: Tensor
+    ) -> Tensor:
+        found, normal = finish(points), normal @ camera.rotation[0].mT
+        outward = mesh.face_normals[fragments.face[covered].long()]
+        behind = (outward * normal).sum(-1, keepdim=True) < 0
+        normal = bent(normal, torch.where(behind, -1.0, 1.0) * found.bump)  # what is a dent here is a bump there
+        view = functional.normalize(camera.position - points, dim=-1)
+        return light.shade(Points(normal, view, albedo, found.roughness, found.metallic))
 
     return lit
 
@@ -48,8 +86,11 @@ def _gloss(surface: Asset | Mesh) -> Callable[[Tensor, Fragments, Tensor], tuple
             return roughness, metallic
 
         return found
-    numbers = (surface.material.roughness, surface.material.metallic) if isinstance(surface, Asset) else (1.0, 0.0)
-    return lambda normal, fragments, covered: tuple(torch.full_like(normal[:, :1], number) for number in numbers)
+    rough, metal = (surface.material.roughness, surface.material.metallic) if isinstance(surface, Asset) else (1.0, 0.0)
+    return lambda normal, fragments, covered: (
+        torch.full_like(normal[:, :1], rough),
+        torch.full_like(normal[:, :1], metal),
+    )
 
 
 def _normals(surface: Asset | Mesh) -> Callable[[Tensor, Fragments, Tensor], Tensor]:

@@ -21,7 +21,7 @@ from threed.renderers.camera import Cameras
 from threed.renderers.light import Light
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import ops
-from threed.renderers.shading import Shading, shading
+from threed.renderers.shading import Finished, Shading, shading
 from threed.renderers.topology import Edges
 from threed.renderers.torch_ops import Fragments
 from threed.renderers.volume import Render
@@ -41,15 +41,17 @@ def render(
     smooth: bool = False,
     albedo: Albedo | None = None,
     light: Light | None = None,
+    finish: Finished | None = None,
 ) -> Render:
-    """Pictures of a surface, differentiable to its textures, to what `albedo` is made of, and to its vertices.
+    """Pictures of a surface, differentiable to its textures, to what paints it, and to its vertices.
 
-    `albedo` paints a mesh; a mesh alone looks like light grey clay. Without a `light`, a lamp at the viewer's shoulder
-    multiplies the albedo; with one, `rgb` has what it makes of the whole material, normal map included.
+    `albedo` paints a mesh, and `finish` says how it shines; a mesh alone looks like light grey clay. Without a `light`,
+    a lamp at the viewer's shoulder multiplies the albedo; with one, `rgb` has what it makes of the whole material,
+    normal map included.
     """
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
-    paint, lit = _paint(surface, albedo), shading(surface, light)
+    paint, lit = _paint(surface, albedo), shading(surface, light, finish)
     views = []
     for i in range(len(cameras)):
         size = height * supersample, width * supersample
