@@ -82,9 +82,9 @@ def drawn_over(
     else:
         conditions = prior.conditions(*words, told)
     over = prior.encode(render.albedo.to(device) + (1 - render.alpha.to(device)))
-    latents = ddim(
-        prior, conditions, tuple(over.shape), how.steps, how.scale, how.rescale, generator, over=over, first=how.first
-    )
+    count, channels, height, width = over.shape
+    shape = (count, channels, height, width)
+    latents = ddim(prior, conditions, shape, how.steps, how.scale, how.rescale, generator, over=over, first=how.first)
     picture = (latents.movedim(1, -1).float().cpu() + 1) / 2
     return (picture - (1 - render.alpha)).clamp(min=0).minimum(render.alpha)
 
