@@ -172,7 +172,7 @@ def test_it_goes_on_at_other_rates_and_only_at_those() -> None:
     assert torch.equal(other.render(orbit(1)).rgb, solid.render(orbit(1)).rgb)
     with pytest.raises(ValueError, match="change the rates alone"):
         solid.continued(replace(CONFIG, tets=replace(CONFIG.tets, resolution=24)))
-    with pytest.raises(ValueError, match="the grid of colours that it has"):
+    with pytest.raises(ValueError, match="the grid and the finish that it has"):
         solid.continued(replace(CONFIG, paint=PaintConfig(HashGrid(levels=2))))
 
 

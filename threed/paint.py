@@ -1,4 +1,8 @@
-"""Colour on surfaces: a hash grid of albedo, and a user's mesh of which nothing else is optimised."""
+"""Paint on surfaces: a hash grid of albedo and, if asked for, of gloss and bumps; and a user's mesh in such paint.
+
+With a finish, paint is what Chen et al. optimise (2023, Fantasia3D, arXiv 2303.13873, section 3.2): the whole material,
+judged by what light makes of it. The lamp goes round with the cameras, so no side's shade is taken for its colour.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +16,69 @@ from torch import Tensor, nn
 from threed.hashgrid import summed
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
+from threed.renderers.light import studio
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import HashGrid, ops
+from threed.renderers.shading import Finish, Finished
 from threed.renderers.volume import Render
 
 TEACHING_STEPS, TEACHING_POINTS, TEACHING_RATE = 150, 1 << 13, 0.05
 SCATTERED = 1 << 16  # points of a mesh whose colours are learned
+ROUGH, METAL = 0.7, 0.1  # what paint with a finish begins as
+STEEPEST = 0.7  # of a bump along each axis of the world: at most 50 degrees in all
 
 
 @dataclass(frozen=True)
 class PaintConfig:
     grid: HashGrid = field(default_factory=lambda: HashGrid(levels=5, coarsest=8, finest=128))
     rate: float = 0.01  # learning rate
+    finish: bool = False  # whether roughness, metallic and normals are painted too, and pictures drawn under a light
 
 
 class Paint(nn.Module):
-    """albedo(x) = sigmoid(colour(x)) in [-bound, bound]^3 metres, colour a sum over the levels of a hash grid."""
+    """albedo(x) = sigmoid(colour(x)) in [-bound, bound]^3 metres, colour a sum over the levels of a hash grid.
+
+    A finish has five such sums more: roughness and metallic through a sigmoid, a bump through a hyperbolic tangent.
+    """
 
     def __init__(self, config: PaintConfig, bound: float) -> None:
-        """Grey."""
+        """Grey; a finish is even, rather rough, and hardly a metal."""
         super().__init__()
         self.config, self.bound = config, bound
         self.colour = nn.Parameter(torch.zeros(config.grid.size, 3))
+        self.gloss = nn.Parameter(torch.zeros(config.grid.size, 5)) if config.finish else None
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Display sRGB in [0, 1]."""
         return torch.sigmoid(summed(points, self.colour, self.config.grid, self.bound))
 
+    @property
+    def finish(self) -> Finished | None:
+        """Roughness, metallic and bump at points in metres; None for paint that is colour alone."""
+        return None if self.gloss is None else self._finish
+
+    def drawn(self, mesh: Mesh, cameras: Cameras, size: int, supersample: int, smooth: bool = False) -> Render:
+        """Square pictures of a mesh in this paint; with a finish, under a lamp at the first viewer's shoulder."""
+        light = studio(float(cameras.azimuth[0])) if self.finish else None
+        return surface.render(mesh, cameras, size, size, supersample, smooth, self, light, self.finish)
+
+    def continued(self, config: PaintConfig) -> Paint:
+        """The same paint, at another rate, and a finish begun where it had none. Raises ValueError for other grids."""
+        if config.grid != self.config.grid or self.config.finish > config.finish:
+            raise ValueError("paint goes on with the grid and the finish that it has; change the recipe's stages")
+        paint = Paint(config, self.bound)
+        paint.load_state_dict(paint.state_dict() | self.state_dict())
+        return paint
+
     def param_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [self.colour], "lr": self.config.rate}]
+        return [{"params": list(self.parameters()), "lr": self.config.rate}]
+
+    def _finish(self, points: Float[Tensor, "N 3"]) -> Finish:
+        assert self.gloss is not None
+        gloss = summed(points, self.gloss, self.config.grid, self.bound)
+        even = gloss.new_tensor([ROUGH, METAL]).logit()
+        roughness, metallic = torch.sigmoid(gloss[:, :2] + even).split(1, dim=-1)
+        return Finish(roughness, metallic, STEEPEST * gloss[:, 2:].tanh())
 
     def teach(
         self,
@@ -88,7 +126,7 @@ class Painted(nn.Module):
         """Square pictures of `size` pixels; nothing about them is random."""
         del generator
         size, mesh = size or self.config.resolution, Mesh(self.vertices, self.faces)
-        return surface.render(mesh, cameras, size, size, self.config.supersample, albedo=self.paint)
+        return self.paint.drawn(mesh, cameras, size, self.config.supersample)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return self.paint.param_groups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.errors import Failure, Mistake
 from threed.exporters import export, place
-from threed.exporters.bake import Colour, bake
+from threed.exporters.bake import Look, bake_material
 from threed.exporters.clean import clean
 from threed.exporters.denoise import denoise
 from threed.exporters.report import measure, verify
@@ -30,8 +31,9 @@ from threed.paint import Paint, Painted, PaintedConfig
 from threed.recipes import STARTS, AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
-from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.read import normalised, read
+from threed.renderers.shading import bent
 from threed.run import Request, Run, slug
 from threed.sdf import SDF, SDFConfig, imitate_voxels
 from threed.solid import Solid, SolidConfig
@@ -146,27 +148,26 @@ def solidify(shape: Shape, request: Request) -> Asset:
     """Surface, triangles, UVs and texture of a shape, still in the shape's own place and size."""
     wanted = request.recipe.asset
     try:
-        mesh, uvs, uv_faces, colour = laid_out(shape, wanted)
-        texture = bake(mesh, uvs, uv_faces, colour, wanted.texture_size)
-        asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, Material(texture))
+        mesh, uvs, uv_faces = laid_out(shape, wanted)
+        material = bake_material(mesh, uvs, uv_faces, look_of(shape), wanted.texture_size)
+        asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, material)
         verify(asset, watertight=not isinstance(shape, Painted))
     except ValueError as error:
         raise Failure(f"no asset came out of the volume: {error}") from error
     return asset
 
 
-def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor, Colour]:
-    """Triangles, UVs and their indices, and what colour the shape has where. Raises ValueError."""
-    colour = partial(_painted, shape.paint) if isinstance(shape, Painted | Solid) else surface_colour(shape)
+def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor]:
+    """Triangles, UVs and their indices. Raises ValueError."""
     if isinstance(shape, Painted):
         mesh, uvs, uv_faces = shape.asset.mesh, shape.asset.uvs, shape.asset.uv_faces
         if has_room(uvs, uv_faces, wanted.texture_size):
-            return mesh, uvs, uv_faces, colour
+            return mesh, uvs, uv_faces
     elif isinstance(shape, Solid):
         mesh = simplify(clean(shape.surface(), smoothing=0), wanted.faces)
     else:
         mesh = evened(extract(shape, wanted.grid, wanted.smoothing), wanted)
-    return mesh, *unwrap(mesh, wanted.texture_size), colour
+    return mesh, *unwrap(mesh, wanted.texture_size)
 
 
 def evened(mesh: Mesh, wanted: AssetSettings) -> Mesh:
@@ -176,9 +177,21 @@ def evened(mesh: Mesh, wanted: AssetSettings) -> Mesh:
     return simplify(denoise(simplify(mesh, EVENED_FACES), wanted.evening), wanted.faces)
 
 
-def _painted(paint: Paint, points: Tensor, normals: Tensor) -> Tensor:
-    del normals  # it is the same from all sides
-    return paint(points)
+def look_of(shape: Shape) -> Callable[[Tensor, Tensor], Look]:
+    """What is to be baked of points of its surface, in metres, and their unit normals."""
+    if isinstance(shape, Painted | Solid):
+        return partial(_painted, shape.paint)
+    colour = surface_colour(shape)
+    return lambda points, normals: Look(colour(points, normals))
+
+
+def _painted(paint: Paint, points: Tensor, normals: Tensor) -> Look:
+    """It is the same from all sides."""
+    albedo = paint(points)
+    if paint.finish is None:
+        return Look(albedo)
+    found = paint.finish(points)
+    return Look(albedo, torch.cat([found.roughness, found.metallic], dim=-1), bent(normals, found.bump))
 
 
 def deliver(asset: Asset, request: Request, run: Run) -> Asset:

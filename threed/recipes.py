@@ -124,7 +124,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="fantasia3d",
-            about="a surface from a ball by its normals alone, then its colours (Chen et al. 2023)",
+            about="a surface from a ball by its normals alone, then its material under a light (Chen et al. 2023)",
             stages=(
                 replace(
                     COARSE,
@@ -139,8 +139,9 @@ RECIPES: dict[str, Recipe] = {
                 replace(
                     COARSE,
                     name="appearance",
-                    scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
+                    scene=SolidConfig(STILL, PaintConfig(rate=0.03, finish=True)),
                     steps=60,
+                    kinds=("shaded",),
                     loss=falling(4.0, 0.98, 0.3),
                 ),
             ),

@@ -14,7 +14,6 @@ from torch import nn
 
 from threed.isosurface import CHUNK, Volume, surface_colour
 from threed.paint import Paint, PaintConfig
-from threed.renderers import surface
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Mesh
 from threed.renderers.volume import Render
@@ -54,9 +53,7 @@ class Solid(nn.Module):
     def continued(self, config: SolidConfig) -> Solid:
         """The same solid, to be optimised at other rates. Raises ValueError for a configuration of other shapes."""
         solid = Solid(config, self.tets.continued(config.tets))
-        if config.paint.grid != self.config.paint.grid:
-            raise ValueError("a solid goes on with the grid of colours that it has; change the recipe's stages")
-        solid.load_state_dict(self.state_dict())
+        solid.paint = self.paint.continued(config.paint)
         return solid
 
     @property
@@ -71,7 +68,7 @@ class Solid(nn.Module):
         """Square pictures of `size` pixels; nothing about them is random."""
         del generator
         size, mesh = size or self.config.resolution, self.surface()
-        return surface.render(mesh, cameras, size, size, self.config.supersample, smooth=True, albedo=self.paint)
+        return self.paint.drawn(mesh, cameras, size, self.config.supersample, smooth=True)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [*self.tets.param_groups(), *self.paint.param_groups()]
