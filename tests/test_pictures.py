@@ -85,6 +85,17 @@ def test_agreement_has_its_closed_form():
     assert pictures.agreement(render_of(albedo, alpha), render_of(albedo, alpha)) == (math.inf, 1)
 
 
+def test_colours_are_compared_only_where_both_pictures_are_opaque():
+    """Off by 0.1 there, by anything elsewhere; alpha of nearly 1 dims a colour by as much."""
+    left, right = torch.zeros(1, 4, 8, 1), torch.zeros(1, 4, 8, 1)
+    left[:, :, :6], right[:, :, 3:] = 1, 0.98
+    right[:, :, 6:] = 0.5
+    one, other = render_of(0.3 * left.expand(-1, -1, -1, 3), left), render_of(0.4 * right.expand(-1, -1, -1, 3), right)
+    assert pictures.colour_psnr(one, other) == pytest.approx(20, abs=1e-4)
+    assert pictures.colour_psnr(one, one) == math.inf
+    assert pictures.colour_psnr(one, render_of(other.albedo * 0, right * 0.5)) == math.inf
+
+
 def test_agreement_is_measured_on_white():
     """Premultiplied black of half opacity over white is the grey 1/2; an empty picture is white."""
     clear, black = torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 3)

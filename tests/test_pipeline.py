@@ -132,8 +132,9 @@ def test_report(whole):
     assert 0.1 < report["texel_use"] < 1
     assert report["agreement_with_volume"]["psnr_db"] > 20
     assert report["agreement_with_volume"]["silhouette_iou"] > 0.9
+    assert report["agreement_with_volume"]["colour_psnr_db"] > report["agreement_with_volume"]["psnr_db"]
     assert report["agreement_with_volume"]["views"] == 16
-    assert list(report["seconds"]) == ["start", "load", "begin coarse", "coarse", "mesh", "export"]
+    assert list(report["seconds"]) == ["load", "start", "begin coarse", "coarse", "mesh", "export"]
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["peak_memory_bytes"] > 1e8
 

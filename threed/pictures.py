@@ -26,6 +26,7 @@ SKY, FLOOR = (0.97, 0.97, 0.965), (0.885, 0.885, 0.875)  # the backdrop, from to
 SHADOW = 0.5  # the share of light that contact with the floor takes away
 REACH = 0.25  # metres above the floor at which the shadow has faded to 1/e
 GROUND = 2.0  # metres, half the side of the floor
+OPAQUE = 0.97  # alpha above which a pixel shows nothing of what is behind
 
 
 def image(picture: Float[Tensor, "H W 3"]) -> Image.Image:
@@ -80,7 +81,17 @@ def agreement(a: Render, b: Render) -> tuple[float, float]:
     return psnr(first, second), silhouette_iou(a.alpha, b.alpha)
 
 
-def psnr(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> float:
+def colour_psnr(a: Render, b: Render) -> float:
+    """The same of the albedo alone, over the pixels that both renders cover; infinite where there are none.
+
+    Outlines do not count here, which are most of what `agreement` sees between a mesh and a soft volume.
+    """
+    both = ((a.alpha > OPAQUE) & (b.alpha > OPAQUE))[..., 0]
+    first, second = ((render.albedo / render.alpha.clamp(min=OPAQUE))[both] for render in (a, b))
+    return psnr(first, second) if both.any() else math.inf
+
+
+def psnr(a: Float[Tensor, "*P 3"], b: Float[Tensor, "*P 3"]) -> float:
     """-10 log10 of the mean squared error over all pixels, channels and pictures, in dB; infinite without any."""
     return -10 * functional.mse_loss(a, b).log10().item()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -210,10 +211,17 @@ def report(asset: Asset, placed: Asset, shape: Shape, run: Run) -> dict[str, obj
     cameras = orbit(16)
     soft = shape.render(cameras)
     size = soft.alpha.shape[1]
-    psnr, iou = pictures.agreement(surface.render(asset, cameras, size, size), soft)
+    hard = surface.render(asset, cameras, size, size)
+    psnr, iou = pictures.agreement(hard, soft)
+    colours = pictures.colour_psnr(hard, soft)
     return {
         **measure(placed),
-        "agreement_with_volume": {"psnr_db": round(psnr, 2), "silhouette_iou": round(iou, 4), "views": len(cameras)},
+        "agreement_with_volume": {
+            "psnr_db": round(psnr, 2),
+            "silhouette_iou": round(iou, 4),
+            "colour_psnr_db": round(colours, 2) if math.isfinite(colours) else None,  # JSON knows no infinity
+            "views": len(cameras),
+        },
         "seconds": run.log.seconds(),
         "peak_memory_bytes": peak_memory(),
     }
