@@ -127,19 +127,18 @@ def furnace(radiance: Float[Tensor, "3"]) -> Harmonics:
     return Harmonics(torch.cat([radiance[None] * math.sqrt(4 * math.pi), others]))
 
 
-def studio(azimuth: float) -> Harmonics:
+def studio(azimuth: Float[Tensor, ""]) -> Harmonics:
     """A lamp above the left shoulder of a viewer at this azimuth, radians, as far as three bands can tell it.
 
     As bright as the headlight: white that faces the lamp squarely is white, what it does not reach keeps AMBIENT.
     """
-    x, y, z = TOWARD_LIGHT
-    cosine, sine = math.cos(azimuth), math.sin(azimuth)
-    toward = functional.normalize(torch.tensor([x * cosine + z * sine, y, z * cosine - x * sine]), dim=0)
-    lamp = harmonics(toward)
+    x, y, z = azimuth.new_tensor(TOWARD_LIGHT)
+    cosine, sine = azimuth.cos(), azimuth.sin()
+    toward = functional.normalize(torch.stack([x * cosine + z * sine, y, z * cosine - x * sine]), dim=0)
     # A surface that faces the lamp gets sum(bands * (2 l + 1) / 4 pi) of it: the harmonics' addition theorem.
     facing = sum(band * (2 * order + 1) / (4 * math.pi) for order, band in enumerate(CLAMPED_COSINE))
-    even = furnace(torch.full((3,), AMBIENT)).coefficients
-    return Harmonics(even + (1 - AMBIENT) * math.pi / facing * lamp[:, None])
+    lamp = (1 - AMBIENT) * math.pi / facing * harmonics(toward)
+    return Harmonics(furnace(azimuth.new_full((3,), AMBIENT)).coefficients + lamp[:, None])
 
 
 def harmonics(direction: Float[Tensor, "*P 3"]) -> Float[Tensor, "*P 9"]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import trimesh
 from test_pipeline import REQUEST, made
+from test_shading import sky, square
 from test_stages import FINE, GRID
 from torch.nn import functional
 from truth import SOLIDS
@@ -59,16 +60,33 @@ def test_bumps_tilt_a_normal_as_a_normal_map_does():
     assert (found * normals).sum(-1).min() > 0
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_paint_looks_like_the_textures_of_the_same_numbers(behind):
+    """On a sheet, from its front and from its back, where dents are bumps."""
+    tilted = functional.normalize(torch.tensor([0.5, -0.3, 1.0]), dim=0)
+    asset, camera = square(tilted.expand(4, 4, 3)), orbit(2, elevation=0.0)[int(behind) : int(behind) + 1]
+
+    def finish(points):
+        one = torch.ones_like(points[:, :1])
+        return Finish(0.4 * one, 0.6 * one, torch.tensor([0.5, -0.3, 0.2]) * one)
+
+    plain = replace(asset, material=replace(asset.material, normal=None))
+    textured = surface.render(asset, camera, 32, 32, light=sky())
+    painted = surface.render(plain, camera, 32, 32, light=sky(), finish=finish)
+    assert textured.alpha.sum() > 100
+    torch.testing.assert_close(painted.rgb, textured.rgb, atol=1e-4, rtol=0)
+
+
 def test_the_lamp_of_the_studio_turns_with_the_viewer_and_is_as_bright_as_the_headlight():
     normals = functional.normalize(torch.randn(200, 3, generator=seeded()), dim=-1)
     cameras = orbit(5, elevation=0.0)
-    still = studio(0.0).irradiance(normals) / torch.pi
+    still = studio(torch.tensor(0.0)).irradiance(normals) / torch.pi
     for camera in (cameras[i : i + 1] for i in range(5)):
-        turned = studio(float(camera.azimuth)).irradiance(normals @ camera.rotation[0].mT) / torch.pi
+        turned = studio(camera.azimuth[0]).irradiance(normals @ camera.rotation[0].mT) / torch.pi
         torch.testing.assert_close(turned, still, atol=1e-5, rtol=0)
     toward = functional.normalize(torch.tensor([[-0.3, 0.5, 1.0]]), dim=-1)
-    torch.testing.assert_close(studio(0.0).irradiance(toward) / torch.pi, torch.ones(1, 3))
-    away = studio(0.0).irradiance(-toward) / torch.pi  # three bands of a lamp leave 1/17 behind
+    torch.testing.assert_close(studio(torch.tensor(0.0)).irradiance(toward) / torch.pi, torch.ones(1, 3))
+    away = studio(torch.tensor(0.0)).irradiance(-toward) / torch.pi  # three bands of a lamp leave 1/17 behind
     torch.testing.assert_close(away, torch.full((1, 3), AMBIENT + (1 - AMBIENT) / 17))
 
 
@@ -93,8 +111,8 @@ def test_gradients_of_every_number_against_finite_differences():
     """In double precision, along one random change of colours, roughness, metallic and bumps each."""
     paint, mesh = splashed(dtype=torch.float64), ball(torch.float64)
     cameras = replace(orbit(1), **{name: getattr(orbit(1), name).double() for name in vars(orbit(1))})
-    light = studio(0.4)
-    light = replace(light, coefficients=light.coefficients.double() * 0.5)  # below white, where pictures are cut off
+    light = studio(torch.tensor(0.4, dtype=torch.float64))
+    light = replace(light, coefficients=0.5 * light.coefficients)  # below white, where pictures are cut off
     weights = torch.rand(1, 16, 16, 3, generator=seeded(3), dtype=torch.float64)
 
     def brightness():
@@ -126,7 +144,7 @@ def test_known_pictures_tell_matt_from_shiny():
         return Finish(0.9 - 0.7 * metal, 0.02 + 0.9 * metal, torch.zeros_like(points))
 
     def pictures(cameras):
-        grey, light = lambda points: torch.full_like(points, 0.6), studio(float(cameras.azimuth[0]))
+        grey, light = lambda points: torch.full_like(points, 0.6), studio(cameras.azimuth[0])
         return surface.render(mesh, cameras, 32, 32, 1, True, grey, light, truth).rgb
 
     paint = Paint(replace(CONFIG, rate=0.05), 1.0)
@@ -173,7 +191,7 @@ def test_an_asset_has_the_maps_of_its_paint():
     asset = solidify(solid, REQUEST)
     verify(asset)
     cameras = orbit(4, elevation=0.3)
-    drawn, light = solid.render(cameras, 48).rgb.detach(), studio(float(cameras.azimuth[0]))
+    drawn, light = solid.render(cameras, 48).rgb.detach(), studio(cameras.azimuth[0])
     whole, matt = (
         psnr(drawn, surface.render(replace(asset, material=material), cameras, 48, 48, light=light).rgb)
         for material in (asset.material, Material(asset.material.base_color))
@@ -187,7 +205,7 @@ def test_a_material_is_distilled_and_exported(tmp_path):
     red = replace(SOLIDS["box"](), material=Material(torch.tensor([0.8, 0.2, 0.1]).expand(1, 2, 3), 0.3, 0.9))
 
     def picture(cameras, kinds, background, size):
-        light = studio(float(cameras.azimuth[0]))
+        light = studio(cameras.azimuth[0])
         return Pictures(cameras, kinds, background).of(surface.render(red, cameras, size, size, light=light))
 
     tets = replace(FINE.scene.tets, distance_rate=0.0, deformation_rate=0.0)
@@ -205,7 +223,7 @@ def test_a_material_is_distilled_and_exported(tmp_path):
     torch.testing.assert_close(back.material.roughness_metallic, asset.material.roughness_metallic, atol=3e-3, rtol=0)
     cameras = orbit(6, elevation=0.2)
     one, other = (
-        surface.render(replace(each, mesh=normalised(each.mesh)), cameras, 64, 64, light=studio(0.0))
+        surface.render(replace(each, mesh=normalised(each.mesh)), cameras, 64, 64, light=studio(torch.tensor(0.0)))
         for each in (back, red)
     )
     inside = (one.alpha > 0.99) & (other.alpha > 0.99)

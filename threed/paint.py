@@ -59,7 +59,7 @@ class Paint(nn.Module):
 
     def drawn(self, mesh: Mesh, cameras: Cameras, size: int, supersample: int, smooth: bool = False) -> Render:
         """Square pictures of a mesh in this paint; with a finish, under a lamp at the first viewer's shoulder."""
-        light = studio(float(cameras.azimuth[0])) if self.finish else None
+        light = studio(cameras.azimuth[0]) if self.finish else None
         return surface.render(mesh, cameras, size, size, supersample, smooth, self, light, self.finish)
 
     def continued(self, config: PaintConfig) -> Paint:
