@@ -18,13 +18,11 @@ RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], object]
 
 
-def timed(tasks: Mapping[str, Task], rounds: int, once: frozenset[str] = frozenset()) -> dict[str, list[float]]:
-    """Seconds of every task, a number a round; a round before the first compiles. Those in `once` run a single time."""
+def timed(tasks: Mapping[str, Task], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every task, a number a round; a round before the first compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for repeat in track(range(rounds + 1), "rounds"):
         for name, task in tasks.items():
-            if name in once and repeat != 1:
-                continue
             start = time.perf_counter()
             task()
             if repeat:
