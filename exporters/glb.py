@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threed.exporters import files
-from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.mesh import Asset, Material
 from threed.renderers.tangents import corner_tangents, mirrored
 
 UNSIGNED_SHORT, UNSIGNED_INT, FLOAT = 5123, 5125, 5126
@@ -65,11 +65,12 @@ def encode(asset: Asset) -> bytes:
 
 
 def split(asset: Asset) -> tuple[Int[Tensor, "S"], Int[Tensor, "F 3"]]:
-    """A vertex for all corners with the same position and UV: one of those corners each, and the triangles.
+    """A vertex for all corners with the same position, UV and normal: one of those corners each, and the triangles.
 
     Under a normal map, corners where the layout is mirrored stay apart from those where it is not.
     """
-    key = asset.mesh.faces * len(asset.uvs) + asset.uv_faces
+    directions, direction = unit_normals(asset).reshape(-1, 3).unique(dim=0, return_inverse=True)
+    key = (asset.mesh.faces * len(asset.uvs) + asset.uv_faces) * len(directions) + direction.view(-1, 3)
     if asset.material.normal is not None:
         key = key * 2 + mirrored(asset.uvs, asset.uv_faces)[:, None]
     unique, indices = key.unique(return_inverse=True)
@@ -85,7 +86,11 @@ def corner_attributes(asset: Asset) -> dict[str, Float[Tensor, "C _"]]:
     others take derivatives in screen space, where the map was not baked, and the Khronos validator warns.
     """
     mesh, vertex, uv = asset.mesh, asset.mesh.faces.reshape(-1), asset.uv_faces.reshape(-1)
-    attributes = {"POSITION": mesh.vertices[vertex], "NORMAL": unit_normals(mesh)[vertex], "TEXCOORD_0": asset.uvs[uv]}
+    attributes = {
+        "POSITION": mesh.vertices[vertex],
+        "NORMAL": unit_normals(asset).reshape(-1, 3),
+        "TEXCOORD_0": asset.uvs[uv],
+    }
     if asset.material.normal is not None:
         attributes["TANGENT"] = corner_tangents(mesh, asset.uvs, asset.uv_faces).reshape(-1, 4)
     return attributes
@@ -103,9 +108,9 @@ def pictures(material: Material) -> dict[str, bytes]:
     return found
 
 
-def unit_normals(mesh: Mesh) -> Float[Tensor, "V 3"]:
-    """Smooth vertex normals of unit length everywhere, as glTF demands; up, where the faces around a vertex cancel."""
-    normals = mesh.vertex_normals.detach()
+def unit_normals(asset: Asset) -> Float[Tensor, "F 3 3"]:
+    """Normals of unit length at every corner, as glTF demands; up, where the faces around a vertex cancel."""
+    normals = asset.normals.detach()
     cancelled = normals.norm(dim=-1, keepdim=True) < 0.5
     return torch.where(cancelled, normals.new_tensor([0, 1, 0]), normals)
 

@@ -30,15 +30,16 @@ def write(asset: Asset, path: Path) -> None:
 
 
 def encode(asset: Asset, material_file: str) -> str:
-    """Welded positions and normals, UVs of their own, corners as v/vt/vn."""
+    """Welded positions, UVs and normals of their own, corners as v/vt/vn."""
     name = _word(asset.name)
     uvs = torch.stack([asset.uvs[:, 0], 1 - asset.uvs[:, 1]], dim=-1)
+    normals, normal_faces = unit_normals(asset).reshape(-1, 3).unique(dim=0, return_inverse=True)
     lines = [f"mtllib {material_file}", f"o {name}"]
-    for key, rows in (("v", asset.mesh.vertices), ("vt", uvs), ("vn", unit_normals(asset.mesh))):
+    for key, rows in (("v", asset.mesh.vertices), ("vt", uvs), ("vn", normals)):
         lines += [" ".join([key, *(f"{x:.9g}" for x in row)]) for row in rows.tolist()]  # 9 digits tell float32 apart
     lines += [f"usemtl {name}", "s 1"]
-    corners = zip((asset.mesh.faces + 1).tolist(), (asset.uv_faces + 1).tolist(), strict=True)
-    lines += ["f " + " ".join(f"{v}/{vt}/{v}" for v, vt in zip(*face, strict=True)) for face in corners]
+    indices = torch.stack([asset.mesh.faces, asset.uv_faces, normal_faces.view(-1, 3)], dim=-1) + 1
+    lines += ["f " + " ".join("/".join(map(str, corner)) for corner in face) for face in indices.tolist()]
     return "\n".join(lines) + "\n"
 
 

@@ -6,12 +6,14 @@ Positions are welded; UVs are indexed per corner (`uv_faces`), so seams cost no 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+CREASE = 40.0  # degrees: neighbours that turn by more have an edge between them
 UNIT_SLACK = 0.01  # how far from 1 a normal map's lengths may be; 8 bits a component leave up to sqrt(3) / 255
 
 
@@ -35,6 +37,32 @@ class Mesh:
         total = torch.zeros_like(self.vertices)
         total = total.index_add(0, self.faces.reshape(-1), self._area_vectors().repeat_interleave(3, dim=0))
         return torch.nn.functional.normalize(total, dim=-1)
+
+    @property
+    def corner_normals(self) -> Float[Tensor, "F 3 3"]:
+        """Unit normals, corner by corner: the area-weighted mean of the faces around that turn by less than CREASE.
+
+        Where no edge is near they are those of the vertex, and so they are at corners of faces without an area.
+        """
+        own, other = self._meeting()
+        alike = (self.face_normals[own // 3] * self.face_normals[other // 3]).sum(-1) > math.cos(math.radians(CREASE))
+        corners = self.faces.numel()
+        total = self.vertices.new_zeros(corners, 3).index_add(0, own, self._area_vectors()[other // 3] * alike[:, None])
+        sharp = torch.zeros(corners, dtype=torch.bool, device=own.device).index_fill(0, own[~alike], True)
+        smooth = self.vertex_normals[self.faces.reshape(-1)]
+        found = torch.nn.functional.normalize(total, dim=-1)
+        return torch.where((sharp & (found.norm(dim=-1) > 0.5))[:, None], found, smooth).view(-1, 3, 3)
+
+    def _meeting(self) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
+        """All pairs of corners, counted through the faces, that share a vertex; each with itself, too."""
+        vertex = self.faces.reshape(-1)
+        count = vertex.bincount(minlength=len(self.vertices))
+        order = vertex.argsort(stable=True)
+        partners = count[vertex[order]]  # of each corner, in that order
+        first = (count.cumsum(0) - count)[vertex[order]]
+        begin = partners.cumsum(0) - partners
+        place = torch.arange(int(partners.sum()), device=vertex.device) - begin.repeat_interleave(partners)
+        return order.repeat_interleave(partners), order[first.repeat_interleave(partners) + place]
 
     @property
     def volume(self) -> Float[Tensor, ""]:
@@ -83,3 +111,10 @@ class Asset:
     uvs: Float[Tensor, "T 2"]
     uv_faces: Int[Tensor, "F 3"]  # int64, indices into `uvs`, corner by corner beside `mesh.faces`
     material: Material
+
+    @property
+    def normals(self) -> Float[Tensor, "F 3 3"]:
+        """Unit normals that it is shaded with, corner by corner: smooth under a normal map, which has edges itself."""
+        if self.material.normal is not None:
+            return self.mesh.vertex_normals[self.mesh.faces]
+        return self.mesh.corner_normals

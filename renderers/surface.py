@@ -52,10 +52,10 @@ def render(
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
     paint, lit = _paint(surface, albedo), shading(surface, light, finish)
-    views = []
+    normals, views = _smoothed(surface) if smooth else None, []
     for i in range(len(cameras)):
         size = height * supersample, width * supersample
-        samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, smooth, outline)
+        samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
         views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
     found = Render(*torch.cat(views).split([3, 3, 1, 1, 3], dim=-1))
     return replace(found, mesh=mesh, edges=outline) if outline else found
@@ -83,7 +83,7 @@ def _view(
     camera: Cameras,
     height: int,
     width: int,
-    smooth: bool,
+    normals: Float[Tensor, "F 3 3"] | None,
     outline: Edges | None,
 ) -> Float[Tensor, "1 H W 11"]:
     """rgb, albedo, alpha, depth and normal of one view, side by side, a sample a pixel."""
@@ -94,7 +94,7 @@ def _view(
     if outline:
         fragments = _met(mesh, camera, fragments, covered)
     points = primitives.interpolate(mesh.vertices, mesh.faces, fragments)[covered]
-    normal = _normals(mesh, camera, fragments, covered, smooth)
+    normal = _normals(mesh, camera, fragments, covered, normals)
     depth = (points - camera.position).norm(dim=-1, keepdim=True)
     albedo = paint(fragments, covered, points)
     rgb = lit(camera, fragments, covered, points, normal, albedo)
@@ -124,13 +124,23 @@ def _met(mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor
 
 
 def _normals(
-    mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor, "1 H W"], smooth: bool
+    mesh: Mesh,
+    camera: Cameras,
+    fragments: Fragments,
+    covered: Bool[Tensor, "1 H W"],
+    normals: Float[Tensor, "F 3 3"] | None,
 ) -> Float[Tensor, "N 3"]:
-    """Camera-space unit normals of what is seen, on the viewer's side."""
+    """Camera-space unit normals of what is seen, on the viewer's side: those of the faces, or given ones between."""
     toward = ((camera.position - mesh.corners[:, 0]) * mesh.face_normals).sum(-1, keepdim=True)
     side = torch.where(toward < 0, -1.0, 1.0).to(mesh.vertices)
     face = fragments.face[covered].long()
-    if not smooth:
+    if normals is None:
         return (mesh.face_normals * side @ camera.rotation[0])[face]
-    normals = ops(mesh.vertices.device).interpolate(mesh.vertex_normals @ camera.rotation[0], mesh.faces, fragments)
-    return functional.normalize(normals[covered], dim=-1) * side[face]
+    corners = torch.arange(normals.numel() // 3, device=face.device).view(-1, 3)
+    between = ops(face.device).interpolate(normals.reshape(-1, 3) @ camera.rotation[0], corners, fragments)
+    return functional.normalize(between[covered], dim=-1) * side[face]
+
+
+def _smoothed(surface: Asset | Mesh) -> Float[Tensor, "F 3 3"]:
+    """Normals at corners: an asset's as it is exported, with its edges; a mesh's, which may still move, without any."""
+    return surface.normals if isinstance(surface, Asset) else surface.vertex_normals[surface.faces]

@@ -83,12 +83,11 @@ def test_bytes_hold_the_asset(asset):
     indices = indices.reshape(-1, 3)
     drawn = np.concatenate([positions[indices], uvs[indices]], axis=-1)
     np.testing.assert_array_equal(drawn, corners(asset))
-    expected = asset.mesh.vertex_normals[asset.mesh.faces].numpy()
-    np.testing.assert_array_equal(normals[indices], expected)
+    np.testing.assert_array_equal(normals[indices], asset.normals.numpy())
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
     pixels = np.asarray(Image.open(BytesIO(views[4])))
     np.testing.assert_array_equal(pixels, (asset.material.base_color * 255).round().byte().numpy())
-    assert len(np.unique(np.concatenate([positions, uvs], axis=1), axis=0)) == len(positions)
+    assert len(np.unique(np.concatenate([positions, normals, uvs], axis=1), axis=0)) == len(positions)
     assert tree["accessors"][1]["min"] == positions.min(0).tolist()
     assert tree["accessors"][1]["max"] == positions.max(0).tolist()
 
@@ -243,23 +242,27 @@ def test_normals_agree_across_seams(asset):
 
 
 @pytest.mark.parametrize(("count", "component"), [(65534, 5123), (65535, 5125)])
-def test_indices_grow_to_32_bits_when_16_do_not_do(count, component):
+def test_indices_grow_to_32_bits_when_16_do_not_do(count, component, monkeypatch):
     """65535 itself restarts primitives, so the largest index in 16 bits is 65533 here: one vertex less than 65535."""
     faces = torch.arange(count // 3 * 3).reshape(-1, 3)
     faces = torch.cat([faces, torch.tensor([[0, 1, count - 1]])]) if count % 3 else faces
     used = faces.unique()
     faces = torch.searchsorted(used, faces)
     vertices = torch.rand(len(used), 3, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(glb, "unit_normals", lambda asset: torch.tensor([0.0, 1, 0]).expand(len(faces), 3, 3))
     filler = Asset("x", Mesh(vertices, faces), vertices[:, :2], faces, Material(torch.zeros(1, 1, 3)))
     tree, arrays, _ = parsed(glb.encode(filler))
     assert tree["accessors"][0]["componentType"] == (5123 if len(used) < 65535 else 5125) == component
     np.testing.assert_array_equal(arrays[1][arrays[0].reshape(-1, 3)], vertices[faces].numpy())
 
 
-def test_a_normal_that_cancels_becomes_unit():
-    """Two triangles back to back."""
-    mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2], [2, 1, 0]]))
-    assert glb.unit_normals(mesh).tolist() == [[0, 1, 0]] * 3
+def test_every_normal_is_unit():
+    """Two triangles back to back have their own; one without an area has none, and looks up."""
+    mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2], [2, 1, 0], [1, 1, 1]]))
+    asset = Asset("x", mesh, torch.zeros(1, 2), torch.zeros_like(mesh.faces), Material(torch.zeros(1, 1, 3)))
+    front = torch.full((3,), 3**-0.5)
+    expected = torch.stack([front, -front, torch.tensor([0.0, 1, 0])])[:, None].expand(-1, 3, -1)
+    torch.testing.assert_close(glb.unit_normals(asset), expected)
 
 
 def test_trimesh_reads_the_same(asset, tmp_path):

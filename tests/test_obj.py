@@ -36,7 +36,7 @@ def lines(path):
 def corners(asset):
     """Position, UV with v up, and normal at the corners [F 3 8]."""
     uvs = asset.uvs[asset.uv_faces] * torch.tensor([1, -1]) + torch.tensor([0, 1])
-    return torch.cat([asset.mesh.corners, uvs, glb.unit_normals(asset.mesh)[asset.mesh.faces]], dim=-1).numpy()
+    return torch.cat([asset.mesh.corners, uvs, glb.unit_normals(asset)], dim=-1).numpy()
 
 
 def test_lines_hold_the_asset(asset, path):
