@@ -94,8 +94,7 @@ def main() -> None:
     figures = json.dumps(summary(rows) | {"prompts": rows}, indent=2)
     name = f"{asked.prompts}-{asked.recipe}"
     (RESULTS / f"assets-{name}.json").write_text(figures + "\n")
-    drawn = picture(runs, [row["prompt"] for row in rows])
-    drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(PICTURES / f"{name}.png", optimize=True)
+    picture(runs, [row["prompt"] for row in rows]).save(PICTURES / f"{name}.webp", quality=85)
     show(rows)
 
 

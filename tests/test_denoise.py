@@ -7,7 +7,7 @@ import trimesh
 from scipy.sparse import csr_array
 
 from threed.exporters.denoise import denoise
-from threed.renderers.bilateral import bilateral, touching
+from threed.renderers.bilateral import bilateral, touching, within
 from threed.renderers.mesh import Mesh
 
 
@@ -68,6 +68,12 @@ def test_triangles_touch_where_they_share_a_vertex():
     faces = np.array([[0, 1, 2], [2, 1, 3], [3, 4, 5], [6, 7, 8]])
     expected = [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
     assert (touching(faces).toarray() == expected).all()
+
+
+def test_points_within_a_radius():
+    points = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 3], [9, 9, 9]])
+    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert (within(points, 1.8).toarray() == expected).all()
 
 
 def test_a_lumpy_box_gets_its_planes_and_edges_back():

@@ -1,10 +1,11 @@
 """What an optimisation begins from: voxels as a field, against a ball of known surface, and a NeRF that follows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import trimesh
 
-from threed.distill.start import volume_of, voxels_of
 from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
 from threed.isosurface import Volume, extract
@@ -15,7 +16,7 @@ from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import HashGrid
 from threed.renderers.voxels import TRUNCATION, Voxels
-from threed.start import VoxelField, begin, imitate, smoothed, upsampled
+from threed.start import VoxelField, begin, flattened, imitate, smoothed, upsampled
 from threed.training.upsampler import fresh, write
 
 RADIUS = 10.0  # voxels
@@ -56,15 +57,26 @@ def test_normals_and_colours_of_the_ball():
 
 def test_a_volume_is_as_fine_as_the_prior_makes_it(tmp_path):
     """Without an upsampler it stays as it is; an untrained one interpolates, and the ball stays where it is."""
-    volume = volume_of(ball())
-    assert upsampled(volume, tmp_path) is volume
+    coarse = ball()
+    assert upsampled(coarse, tmp_path) is coarse
     write(tmp_path, fresh(UpsamplerConfig(width=8), 0))
-    fine = voxels_of(upsampled(volume, tmp_path))
+    fine = upsampled(coarse, tmp_path)
     assert fine.distance.shape == (64, 64, 64)
     radius = fine.mesh().vertices.norm(dim=-1) / fine.pitch
     torch.testing.assert_close(radius, torch.full_like(radius, 2 * RADIUS), atol=0.2, rtol=0)
-    reach, before = (each.mesh().vertices.amax(0) for each in (fine, ball()))
+    reach, before = (each.mesh().vertices.amax(0) for each in (fine, coarse))
     torch.testing.assert_close(reach, before, atol=0.01, rtol=0)
+
+
+def test_blotches_go_and_parts_keep_their_colours():
+    clean = ball()
+    noise = 0.05 * torch.randn(clean.colour.shape, generator=torch.Generator().manual_seed(0))
+    found = flattened(replace(clean, colour=clean.colour + noise))
+    near = clean.distance.abs() < 1.5
+    error = (found.colour - clean.colour)[near]
+    assert error.abs().mean() < 0.1 * noise[near].abs().mean()
+    assert error.norm(dim=-1).max() < 0.1  # red stays red up to its border with blue
+    assert torch.equal(found.distance, clean.distance)
 
 
 def test_its_pictures_and_its_mesh_are_the_ball():
