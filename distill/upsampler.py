@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ from threed.distill.embedded import readable, restore
 CHANNELS = 4  # distance, red, green, blue
 CELLS = 8  # voxels of the fine lattice in one of the coarse
 MULTIPLE = 4  # of which a volume's side is one: it is halved twice
+
+Layer = TypeVar("Layer", nn.Conv3d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,14 @@ class Upsampler(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.read = nn.Conv3d(CHANNELS, width, 3, padding=1)
+        self.read = kept(nn.Conv3d(CHANNELS, width, 3, padding=1))
         self.down = nn.ModuleList([Residual(width), Residual(2 * width)])
-        self.shrink = nn.ModuleList([nn.Conv3d(w, 2 * w, 2, stride=2) for w in (width, 2 * width)])
+        self.shrink = nn.ModuleList([kept(nn.Conv3d(w, 2 * w, 2, stride=2)) for w in (width, 2 * width)])
         self.middle = nn.Sequential(Residual(4 * width), Residual(4 * width))
-        self.grow = nn.ModuleList([nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in (2 * width, width)])
+        self.grow = nn.ModuleList([kept(nn.ConvTranspose3d(2 * w, w, 2, stride=2)) for w in (2 * width, width)])
         self.up = nn.ModuleList([Residual(2 * width), Residual(width)])
-        self.write = nn.Conv3d(width, CHANNELS * CELLS, 3, padding=1)
-        for layer in (self.read, *self.shrink, *self.grow):
-            keep_variance(layer)
+        self.write = kept(nn.Conv3d(width, CHANNELS * CELLS, 3, padding=1))
         nn.init.zeros_(self.write.weight)
-        nn.init.zeros_(self.write.bias)
 
     def forward(self, volume: Float[Tensor, "B 4 G G G"]) -> Float[Tensor, "B 4 2*G 2*G 2*G"]:
         """The side is a multiple of MULTIPLE."""
@@ -69,10 +69,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv3d(width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
-        keep_variance(self.first)
-        keep_variance(self.second)
+        self.first = kept(nn.Conv3d(width, width, 3, padding=1))
+        self.second = kept(nn.Conv3d(width, width, 3, padding=1))
         with torch.no_grad():
             self.second.weight.mul_(0.3)  # or variances would add up
 
@@ -81,11 +79,13 @@ class Residual(nn.Module):
         return x + change
 
 
-def keep_variance(layer: nn.Module) -> None:
-    """Without norms in between, PyTorch's own weights would let a signal die away."""
+def kept(layer: Layer) -> Layer:
+    """The layer with weights that keep a signal's variance: without norms, PyTorch's own would let it die away."""
     fan_in = layer.weight[0].numel() if isinstance(layer, nn.Conv3d) else layer.weight.shape[0]
     nn.init.normal_(layer.weight, std=(1.5 / fan_in) ** 0.5)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def interpolated(volume: Float[Tensor, "B 4 G G G"]) -> Float[Tensor, "B 4 2*G 2*G 2*G"]:

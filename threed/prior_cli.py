@@ -186,9 +186,9 @@ def resolve(asked: Train) -> Settings:
         rate = schedule.rate * (GENTLE if trained else 1)
         return replace(lasts, batch=asked.batch or schedule.batch, rate=rate, seed=asked.seed)
 
-    schedules = {part: asked_for(part) for part in Train.parts}
     parts = tuple(part for part in Train.parts if part in asked.parts)
-    settings = replace(settings, **schedules, parts=parts, minutes=asked.minutes)
+    start, upsampler, views = map(asked_for, Train.parts)
+    settings = replace(settings, start=start, upsampler=upsampler, views=views, parts=parts, minutes=asked.minutes)
     if asked.source is not None:
         return replace(settings, source=located(asked.source), continued=True)
     return replace(settings, size=asked.views_size or settings.size)
