@@ -1,8 +1,7 @@
 """Voxels: how far from an object's surface every point of a lattice lies, and the colour of the surface nearest to it.
 
 The lattice has G^3 voxels, indexed [x, y, z]; the object is centred on its bounding box, the longest side of which
-spans FILLED of the lattice's, so that lattices of any G lie on one another. Distances are in voxels, negative inside,
-cut at TRUNCATION; colours are display sRGB.
+is `span(G)` voxels long. Distances are in voxels, negative inside, cut at TRUNCATION; colours are display sRGB.
 
 What cannot be seen from any of 42 sides is inside: open sheets, flipped faces and objects of many parts need no repair,
 and surfaces that only another surface can see do not exist.
@@ -25,13 +24,14 @@ from torch.nn import functional
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.ops import ops
 
-FILLED = 29 / 32  # of the lattice's side: of 32 voxels, three are left for what sticks out
+MARGIN = 1.5  # voxels between the object and the border of the lattice, at least
+COARSE = 32  # voxels a side: finer lattices keep this one's share of margin, and so lie on it
 TRUNCATION = 3.0  # voxels
 THICKNESS = 0.4  # voxels by which surfaces are moved outward, so that blades and leaves survive
 SHEET = 0.55  # the same where there is nothing behind them: between two layers of voxels, a sheet is in both
 CORE, REACH = 0.5, 2.2  # voxels: there is something behind a surface where what lies so deep inside is so near
 PIXELS_A_VOXEL = 3  # of the depth maps
-MOST_POINTS = 30  # of the surface, for every square voxel of a side of the lattice
+MOST_POINTS = 60_000  # of the surface; more in lattices finer than COARSE, as many times as they are finer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Voxels:
     @property
     def pitch(self) -> float:
         """The side of a voxel, where the longest side of the object's bounding box is 1."""
-        return 1 / (FILLED * len(self.distance))
+        return 1 / span(len(self.distance))
 
     @property
     def occupied(self) -> Bool[Tensor, "G G G"]:
@@ -71,13 +71,18 @@ class Voxels:
         return found[:, 0] + beyond, found[:, 1:]
 
 
+def span(resolution: int) -> float:
+    """Voxels along the longest side of an object."""
+    return resolution - 2 * MARGIN * max(1.0, resolution / COARSE)
+
+
 def voxelise(asset: Asset, resolution: int, seed: int = 0) -> Voxels:
     """Look at the asset from all sides; raises ValueError when nothing of it can be seen."""
     low, high = asset.mesh.vertices.amin(0), asset.mesh.vertices.amax(0)
     size = (high - low).max()
     if not size > 0:
         raise ValueError("the mesh is a single point; export it again with its full geometry")
-    vertices = (asset.mesh.vertices - (low + high) / 2) / size * FILLED * resolution  # in voxels
+    vertices = (asset.mesh.vertices - (low + high) / 2) / size * span(resolution)  # in voxels
     centres = torch.arange(resolution) - (resolution - 1) / 2
     lattice = torch.cartesian_prod(centres, centres, centres)
     points, colours, seen = [], [], torch.zeros(len(lattice), dtype=torch.bool)
@@ -89,7 +94,7 @@ def voxelise(asset: Asset, resolution: int, seed: int = 0) -> Voxels:
     surface, colour = torch.cat(points), torch.cat(colours)
     if len(surface) == 0:
         raise ValueError("no triangle of the mesh has an area")
-    if len(surface) > (most := MOST_POINTS * resolution**2):
+    if len(surface) > (most := MOST_POINTS * max(1, resolution // COARSE)):
         some = torch.randperm(len(surface), generator=torch.Generator().manual_seed(seed))[:most]
         surface, colour = surface[some], colour[some]
     far, nearest = _nearest(surface, lattice, resolution)

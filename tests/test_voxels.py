@@ -7,7 +7,7 @@ import torch
 import trimesh
 
 from threed.renderers.mesh import Asset, Material, Mesh
-from threed.renderers.voxels import FILLED, SHEET, THICKNESS, TRUNCATION, Voxels, frames, voxelise
+from threed.renderers.voxels import MARGIN, SHEET, THICKNESS, TRUNCATION, Voxels, frames, voxelise
 
 RED, BLUE = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.9])
 
@@ -45,7 +45,7 @@ def test_looks_from_everywhere():
 def test_a_sphere_has_its_distances():
     """Within the accuracy of the depth maps, and with the thickness added; in its middle too."""
     found = voxelise(painted(trimesh.creation.icosphere(4, 0.3)), 24).distance
-    expected = ball(torch.zeros(3), 24 * FILLED / 2, lattice(24)) - THICKNESS
+    expected = ball(torch.zeros(3), (24 - 2 * MARGIN) / 2, lattice(24)) - THICKNESS
     assert (found - expected.clamp(-TRUNCATION, TRUNCATION)).abs().max() < 0.25
 
 
@@ -54,7 +54,7 @@ def test_a_box_has_its_volume_and_place(extents):
     """The longest side fills the lattice up to its margin; the surface is where it was, but for the thickness."""
     found = voxelise(painted(trimesh.creation.box(extents)), 32)
     vertices = found.mesh().vertices / found.pitch
-    side = torch.tensor(extents) / max(extents) * 32 * FILLED + 2 * THICKNESS
+    side = torch.tensor(extents) / max(extents) * (32 - 2 * MARGIN) + 2 * THICKNESS
     torch.testing.assert_close(vertices.amax(0) - vertices.amin(0), side, atol=0.3, rtol=0)
     torch.testing.assert_close(vertices.amax(0), -vertices.amin(0), atol=0.15, rtol=0)
     assert found.occupied.sum() == pytest.approx(float(side.prod()), rel=0.1)
@@ -67,7 +67,7 @@ def test_orientation_of_the_axes():
     both = trimesh.util.concatenate([big, small])
     found = voxelise(painted(both, lambda centre: BLUE if centre[1] > 0.75 else RED), 32)
     size = both.extents.max()
-    place = (torch.tensor([0.3, 1.0, -0.2]) - torch.tensor(both.bounds.mean(0))) / size * 32 * FILLED + 15.5
+    place = (torch.tensor([0.3, 1.0, -0.2]) - torch.tensor(both.bounds.mean(0))) / size * (32 - 2 * MARGIN) + 15.5
     x, y, z = place.round().long().tolist()
     assert found.occupied[x, y, z]
     assert not found.occupied[x, 31, z]
@@ -97,7 +97,7 @@ def test_a_sheet_survives_without_a_hole(tilt):
     mesh = found.mesh()
     assert mesh.is_watertight
     assert len(mesh.vertices) - len(mesh.faces) // 2 == 2  # one piece, no hole
-    area = 0.8 * (24 * FILLED) ** 2  # voxels
+    area = 0.8 * (24 - 2 * MARGIN) ** 2  # voxels
     if tilt:
         assert found.occupied.sum() == pytest.approx(2 * SHEET * area, rel=0.3)
     else:
@@ -107,7 +107,7 @@ def test_a_sheet_survives_without_a_hole(tilt):
 def test_what_is_seen_edge_on_stays_where_it_is():
     """A box's sides are seen at every angle; nothing of it may lie anywhere but on it."""
     found = voxelise(painted(trimesh.creation.box((3.0, 1.0, 1.0))), 32)
-    half = torch.tensor([3.0, 1.0, 1.0]) / 3 * 32 * FILLED / 2
+    half = torch.tensor([3.0, 1.0, 1.0]) / 3 * (32 - 2 * MARGIN) / 2
     away = (lattice(32).abs() - half).clamp(min=0).norm(dim=-1)
     assert (found.distance[away > 0] > away[away > 0].clamp(max=TRUNCATION) - THICKNESS - 0.25).all()
 
@@ -148,3 +148,11 @@ def test_nothing_to_see():
         voxelise(painted(line), 16)
     with pytest.raises(ValueError, match="no voxel is inside"):
         Voxels(torch.ones(4, 4, 4), torch.zeros(4, 4, 4, 3)).mesh()
+
+
+def test_a_lattice_twice_as_fine_lies_on_the_coarse_one():
+    """The same box in 32 and in 64 voxels: in metres it is in one place, but for the thickness."""
+    coarse, fine = (voxelise(painted(trimesh.creation.box((1.0, 0.6, 0.8))), side) for side in (32, 64))
+    assert fine.pitch == pytest.approx(coarse.pitch / 2)
+    reach, true = fine.mesh().vertices.amax(0), torch.tensor([0.5, 0.3, 0.4])
+    torch.testing.assert_close(reach, true + THICKNESS * fine.pitch, atol=0.15 * fine.pitch, rtol=0)
