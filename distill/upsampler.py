@@ -24,7 +24,6 @@ from threed.distill.embedded import readable, restore
 
 CHANNELS = 4  # distance, red, green, blue
 CELLS = 8  # voxels of the fine lattice in one of the coarse
-MULTIPLE = 4  # of which a volume's side is one: it is halved twice
 
 Layer = TypeVar("Layer", nn.Conv3d, nn.ConvTranspose3d)
 
@@ -53,7 +52,7 @@ class Upsampler(nn.Module):
         nn.init.zeros_(self.write.weight)
 
     def forward(self, volume: Float[Tensor, "B 4 G G G"]) -> Float[Tensor, "B 4 2*G 2*G 2*G"]:
-        """The side is a multiple of MULTIPLE."""
+        """The side is a multiple of 4, for it is halved twice."""
         x, seen = self.read(volume.contiguous(memory_format=torch.channels_last_3d)), list[Tensor]()
         for look, shrink in zip(self.down, self.shrink, strict=True):
             seen.append(look(x))
