@@ -44,8 +44,8 @@ class Mesh:
 
         Where no edge is near they are those of the vertex, and so they are at corners of faces without an area.
         """
-        own, other = self._meeting()
-        alike = (self.face_normals[own // 3] * self.face_normals[other // 3]).sum(-1) > math.cos(math.radians(CREASE))
+        (own, other), facing = self._meeting(), self.face_normals
+        alike = (facing[own // 3] * facing[other // 3]).sum(-1) > math.cos(math.radians(CREASE))
         corners = self.faces.numel()
         total = self.vertices.new_zeros(corners, 3).index_add(0, own, self._area_vectors()[other // 3] * alike[:, None])
         sharp = torch.zeros(corners, dtype=torch.bool, device=own.device).index_fill(0, own[~alike], True)
