@@ -31,6 +31,7 @@ from threed.log import Log
 from threed.train import seeded
 from threed.training import loop
 from threed.training.loop import BETAS, IN_A_ROW, Schedule, Training, optimise, optimizers, step_and_put_back
+from threed.training.muon import Muon
 
 HERE = Path(__file__).parent
 SCHEDULE = Schedule(steps=12, batch=6, rate=0.02, warmup=3, final=0.1, ema=0.7, clip=0.5, precision="float32", seed=4)
@@ -88,7 +89,7 @@ def twin(schedule: Schedule, workers: int = 1) -> tuple[Small, dict[str, Tensor]
     steps: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=BETAS, foreach=False)]
     if matrices:
         decay = schedule.weight_decay
-        steps.append(torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        steps.append(Muon(matrices, weight_decay=decay))
     for k in range(schedule.steps):
         network.zero_grad()
         for worker in range(workers):
@@ -601,9 +602,3 @@ def test_contradictions_are_told_before_any_work(tmp_path: Path, options: dict[s
 def test_adamw_has_no_hidden_matrices(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="optimizer 'adamw' contradicts hidden=<function hidden"):
         optimise(small(), loss, SCHEDULE, Log(tmp_path), hidden=hidden)
-
-
-def test_an_old_pytorch_has_no_muon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(Mistake, match=r"PyTorch \S+ has no Muon; install 2.9 or newer, or use optimizer 'adamw'"):
-        trained(tmp_path, MUON)

@@ -23,6 +23,7 @@ from threed.errors import Failure, Mistake
 from threed.log import Log
 from threed.run import Run, difference
 from threed.train import seeded
+from threed.training.muon import Muon
 
 BETAS = (0.9, 0.99)
 IN_A_ROW = 20  # losses that are not finite, before the training gives up
@@ -267,8 +268,6 @@ def check(
         raise Mistake(f"optimizer {schedule.optimizer!r} contradicts hidden={hidden!r}; give `hidden` for 'muon' alone")
     if hidden is None:
         return []
-    if not hasattr(torch.optim, "Muon"):
-        raise Mistake(f"PyTorch {torch.__version__} has no Muon; install 2.9 or newer, or use optimizer 'adamw'")
     names = [name for name, p in network.named_parameters() if p.requires_grad and p.ndim == 2 and hidden(name)]
     if not names:
         raise Mistake("optimizer 'muon' has no matrix to train: `hidden` chose none; use optimizer 'adamw'")
@@ -307,9 +306,7 @@ def optimizers(trained: dict[str, nn.Parameter], matrices: Sequence[str], decay:
     groups = [{"params": ps, "weight_decay": d} for ps, d in ((decayed, decay), (plain, 0.0)) if ps]
     chosen: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=BETAS, fused=True)] if groups else []
     if matrices:
-        hidden = [trained[name] for name in matrices]
-        # Scaled to AdamW's size of step (arXiv 2502.16982, Eq. 4), so that both go with one rate.
-        chosen.append(torch.optim.Muon(hidden, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        chosen.append(Muon([trained[name] for name in matrices], weight_decay=decay))
     return chosen
 
 
