@@ -16,10 +16,16 @@ import torch
 from threed.distill.anneal import Anneal
 from threed.distill.gaussian import Gaussian, ViewOracle
 from threed.distill.prior import Conditions, cosine, guided
-from threed.distill.sds import SDS, pull
+from threed.distill.score import Shown, pull
+from threed.distill.sds import SDS
 
 NOTHING = Conditions(positive=None, null=None)
-WEIGHTS = {"sigma2": lambda a, b: a * b, "uniform": lambda a, b: a / b, "clean": lambda a, b: torch.ones_like(a)}
+WEIGHTS = {
+    "sigma2": lambda a, b: a * b,
+    "uniform": lambda a, b: a / b,
+    "clean": lambda a, b: torch.ones_like(a),
+    "fantasia3d": lambda a, b: a**2 * b,
+}
 STD = 0.7
 
 
@@ -74,10 +80,14 @@ def at(t, **settings):
     return SDS(**{"scale": 1.0, "t_min": Anneal(t), "t_max": Anneal(t), **settings})
 
 
+def shown(latents, conditions=NOTHING):
+    return Shown(latents, conditions, (latents.movedim(1, -1) + 1) / 2)
+
+
 def gradient(loss, prior, latents, conditions=NOTHING, progress=0.0, generator=None):
     """What every picture receives: P times the gradient of the mean over P pictures."""
     latents = latents.clone().requires_grad_()
-    (value,) = loss(prior, (), latents, conditions, progress, generator or seeded()).values()
+    (value,) = loss(prior, None, shown(latents, conditions), progress, generator or seeded()).values()
     return torch.autograd.grad(value, latents)[0] * len(latents)
 
 
@@ -123,7 +133,7 @@ def test_gradient_is_equation_3(weight):
     found = gradient(at(0.5, weight=weight), prior, x)
     a, b = alpha_sigma(0.5)
     noise = (prior.z_t[0] - a * x) / b
-    w = {"sigma2": b**2, "uniform": 1.0, "clean": b / a}[weight]
+    w = {"sigma2": b**2, "uniform": 1.0, "clean": b / a, "fantasia3d": a * b**2}[weight]
     torch.testing.assert_close(found, w * (prior.said[0].noise - noise), rtol=1e-9, atol=1e-12)
 
 
@@ -204,7 +214,7 @@ def test_timesteps_stay_within_their_annealed_bounds_and_fill_them():
     for progress, low, high in ((0.0, 0.5, 0.98), (0.25, 0.38, 0.74), (1.0, 0.02, 0.5)):
         prior.t.clear()
         for _ in range(500):
-            loss(prior, (), x, NOTHING, progress, generator)
+            loss(prior, None, shown(x), progress, generator)
         t = torch.stack(prior.t)
         assert (t == t[:, :1]).all()  # all pictures of a step share theirs
         drawn = ((t[:, 0] - low) / (high - low)).sort().values
@@ -222,4 +232,25 @@ def test_same_generator_same_bytes():
 
 
 def test_sds_learns_nothing():
-    assert SDS().init(gaussian()) == ()
+    assert SDS().init(gaussian(), seed=0) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": -1.0}, "the guidance scale is -1.0; give a number from 0 on"),
+        ({"scale": math.nan}, "the guidance scale is nan"),
+        ({"rescale": 1.5}, r"rescale is 1.5; give a number in \[0, 1\]"),
+        ({"t_min": Anneal(0.6), "t_max": Anneal(0.9, 0.5)}, r"drawn from \[0.6, 0.5\] when progress is 1"),
+        ({"t_max": Anneal(1.0)}, r"drawn from \[0.02, 1\] when progress is 0; they lie between 0 and 1"),
+        ({"t_min": Anneal(0.0)}, r"drawn from \[0, 0.98\]"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SDS(**settings)
+
+
+def test_unknown_weight_is_refused():
+    with pytest.raises(ValueError, match="unknown weight 'cosine'; use one of 'sigma2'"):
+        gradient(at(0.5, weight="cosine"), gaussian(), normal(1, 3, 4, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from threed.distill.anneal import Anneal
+from threed.distill.score import Loss
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
@@ -38,7 +39,7 @@ class Stage:
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
-    loss: SDS
+    loss: Loss
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill.prior import Pictures, Prior
+from threed.distill.score import Learned, Shown
 from threed.errors import Failure
 from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.pictures import png, sheet
@@ -50,9 +51,8 @@ def fit(
     A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
     stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
     """
-    optimizer = torch.optim.Adam(scene.param_groups(), betas=(0.9, 0.99), eps=1e-15)
-    learned = stage.loss.init(prior)
-    step, attempt = restore(run, stage, scene, optimizer)
+    fitted = Fitted.begin(scene, stage.loss.init(prior, request.seed))
+    step, attempt = restore(run, stage, fitted)
     finished = step == stage.steps
     with run.log.stage(stage.name, stage.steps, step) as log:
         while not finished:
@@ -62,64 +62,69 @@ def fit(
             pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
             render = scene.render(cameras, generator=generator)  # what we see
             shown = pictures.of(render)
-            latents = prior.encode(shown)
-            conditions = prior.conditions(request.prompt, request.negative, pictures)
-            losses = stage.loss(prior, learned, latents, conditions, progress, generator)  # how the prior wants it
+            told = Shown(prior.encode(shown), prior.conditions(request.prompt, request.negative, pictures), shown)
+            losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
             losses |= terms(stage.terms, render, progress)  # what we ask of any shape
             if problem := trouble(losses, render):
-                step, attempt = go_back(run, stage, scene, optimizer, problem, step, attempt)
+                step, attempt = go_back(run, stage, fitted, problem, step, attempt)
                 continue
             finished = step == stage.steps
             if step % CHECKPOINT_EVERY == 0 or finished:  # only a state that was looked at is kept, the last one too
-                run.checkpoint(state_of(stage, scene, optimizer, step, attempt) | {"done": done or {}})
+                run.checkpoint(
+                    {"stage": stage.name, "step": step, "attempt": attempt, **fitted.state(), "done": done or {}}
+                )
             if finished:
                 break
-            optimizer.zero_grad(set_to_none=True)
+            fitted.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
+            fitted.optimizer.step()
             scene.after_step(step, generator)
             step += 1
             log(step, {name: loss.item() for name, loss in losses.items()}, pictures=len(pictures))
             log.picture(partial(contact_sheet, shown, len(cameras)))
 
 
-def state_of(stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer, step: int, attempt: int) -> dict[str, Any]:
-    """All that the steps to come depend on."""
-    return {
-        "stage": stage.name,
-        "step": step,
-        "attempt": attempt,
-        "scene": scene.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
+@dataclass(frozen=True)
+class Fitted:
+    """All that the steps to come depend on: the scene, and what the loss learns beside it."""
+
+    scene: Scene
+    learned: Learned | None
+    optimizer: torch.optim.Optimizer
+
+    @staticmethod
+    def begin(scene: Scene, learned: Learned | None) -> Fitted:
+        groups = scene.param_groups() + (learned.param_groups() if learned else [])
+        return Fitted(scene, learned, torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15))
+
+    def state(self) -> dict[str, Any]:
+        learned = {"learned": self.learned.state_dict()} if self.learned else {}
+        return {"scene": self.scene.state_dict(), "optimizer": self.optimizer.state_dict(), **learned}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.scene.load_state_dict(state["scene"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.learned:
+            self.learned.load_state_dict(state["learned"])
 
 
-def restore(run: Run, stage: Stage, scene: Scene, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def restore(run: Run, stage: Stage, fitted: Fitted) -> tuple[int, int]:
     """Put the run's last state of this stage back; returns its step and attempt, (0, 0) where there is none."""
     state = run.latest()
     if state and stage.name in state["done"]:
-        scene.load_state_dict(state["done"][stage.name])
+        fitted.scene.load_state_dict(state["done"][stage.name])
         return stage.steps, 0
     if state is None or state["stage"] != stage.name:
         return 0, 0
-    scene.load_state_dict(state["scene"])
-    optimizer.load_state_dict(state["optimizer"])
+    fitted.load(state)
     return state["step"], state["attempt"]
 
 
-def go_back(
-    run: Run,
-    stage: Stage,
-    scene: Scene,
-    optimizer: torch.optim.Optimizer,
-    problem: str,
-    step: int,
-    attempt: int,
-) -> tuple[int, int]:
+def go_back(run: Run, stage: Stage, fitted: Fitted, problem: str, step: int, attempt: int) -> tuple[int, int]:
     """To the last sound state, and on from there with other noise. Raises Failure when that was tried often enough."""
     if attempt + 1 == ATTEMPTS or step == 0:
         raise Failure(f"{stage.name}, step {step}: {problem}, {attempt + 1} times now; try another --seed or prompt")
-    sound, _ = restore(run, stage, scene, optimizer)
+    sound, _ = restore(run, stage, fitted)
     run.log.note(f"{stage.name}, step {step}: {problem}; going back to step {sound} and on with other noise")
     return sound, attempt + 1
 
