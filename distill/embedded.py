@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,9 @@ from threed.distill.conditions import (
 )
 from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
 from threed.renderers.camera import Cameras
+
+if TYPE_CHECKING:
+    from threed.distill.adapter import LoRA
 
 SHIPPED = Path(__file__).parent / "weights"
 PREDICTIONS: dict[str, Kind] = {"sample": "clean", "epsilon": "noise", "v_prediction": "velocity"}  # diffusers' names
@@ -198,6 +201,12 @@ class Embedded:
         alpha, sigma = self.alpha_sigma(t)
         output = predict(self.unet, self.conventions, z_t, t, condition)
         return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
+
+    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
+        """One that says what this prior says until it is trained; see `distill.vsd`."""
+        from threed.distill.adapter import LoRA
+
+        return LoRA(self, rank, rate, seed)
 
     def _text(self, prompt: str) -> Text:
         if prompt not in self.texts:

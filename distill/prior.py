@@ -61,7 +61,18 @@ class Conditions:
 
 
 @runtime_checkable
-class Prior(Protocol):
+class Denoiser(Protocol):
+    """Whatever says what noised latents are made of."""
+
+    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        """The schedule: how much of the clean latents and of the noise z_t holds, for t in (0, 1)."""
+
+    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
+        """One group of pictures, denoised jointly."""
+
+
+@runtime_checkable
+class Prior(Denoiser, Protocol):
     """A frozen diffusion model of pictures."""
 
     @property
@@ -72,17 +83,11 @@ class Prior(Protocol):
     def kinds(self) -> tuple[str, ...]:
         """The kinds of picture it knows."""
 
-    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-        """The schedule: how much of the clean latents and of the noise z_t holds, for t in (0, 1)."""
-
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
         """Latents of display sRGB pictures in [0, 1]; differentiable."""
 
     def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
         """What these pictures are told; an empty `negative` means none."""
-
-    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
-        """One group of pictures, denoised jointly."""
 
 
 def cosine(t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
@@ -125,7 +130,7 @@ def prediction_from(
 
 
 def guide(
-    prior: Prior,
+    prior: Denoiser,
     z_t: Float[Tensor, "P C h w"],
     t: Float[Tensor, "P"],
     conditions: Conditions,

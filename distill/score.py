@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill.anneal import Anneal
-from threed.distill.prior import Conditions, Prior
+from threed.distill.prior import Conditions, Denoiser, Prior
 
 Weight = Literal["sigma2", "uniform", "clean", "fantasia3d"]
 
@@ -75,7 +75,7 @@ def pull(latents: Float[Tensor, "P C H W"], gradient: Float[Tensor, "P C H W"]) 
 
 
 @torch.no_grad()
-def noised(prior: Prior, latents: Float[Tensor, "P C h w"], t: float, generator: torch.Generator) -> Noised:
+def noised(prior: Denoiser, latents: Float[Tensor, "P C h w"], t: float, generator: torch.Generator) -> Noised:
     """Fresh noise on all latents, at one timestep."""
     times = torch.full((len(latents),), t, dtype=latents.dtype, device=latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents)

@@ -81,7 +81,8 @@ def at(t, **settings):
 
 
 def shown(latents, conditions=NOTHING):
-    return Shown(latents, conditions, (latents.movedim(1, -1) + 1) / 2)
+    image = (latents.movedim(1, -1) + 1) / 2
+    return Shown(latents, conditions, image if image.shape[-1] == 3 else image[..., :1].expand(-1, -1, -1, 3))
 
 
 def gradient(loss, prior, latents, conditions=NOTHING, progress=0.0, generator=None):

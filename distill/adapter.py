@@ -1,0 +1,56 @@
+"""Low-rank changes to a prior's network that can be trained, while the prior itself stays as it is.
+
+Hu et al. 2021, LoRA (arXiv 2106.09685, section 4.1): W x becomes W x + B A x, with B zero at first.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threed.distill.embedded import Condition, Embedded, predict
+from threed.distill.prior import Prediction, prediction_from
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # what is changed, by diffusers' names
+
+
+class LoRA:
+    """An embedded prior that can be trained: it sees what the prior sees, the cameras too, and shares its weights."""
+
+    def __init__(self, prior: Embedded, rank: int, rate: float, seed: int) -> None:
+        """`rate` is the learning rate. Importing peft takes seconds, so it waits until here."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self.prior, self.rate = prior, rate
+        shared = {id(tensor): tensor for tensor in chain(prior.unet.parameters(), prior.unet.buffers())}
+        network = copy.deepcopy(prior.unet, shared)
+        with torch.random.fork_rng(devices=[]):  # peft knows no generators
+            torch.manual_seed(seed)
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION)
+            self.unet: Any = inject_adapter_in_model(config, network)
+        self.weights = {name: p for name, p in self.unet.named_parameters() if "lora_" in name}
+
+    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        return self.prior.alpha_sigma(t)
+
+    def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
+        """As the prior's, and differentiable to the adapter's weights."""
+        conventions = self.prior.conventions
+        output = predict(self.unet, conventions, z_t, t, condition)
+        return prediction_from(conventions.prediction, output, z_t, *self.alpha_sigma(t))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.weights.values()), "lr": self.rate}]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])
