@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -29,7 +30,8 @@ from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
 from threed.overpaint import overpaint
 from threed.paint import Paint, Painted, PaintedConfig
-from threed.recipes import STARTS, AssetSettings
+from threed.particles import Particles, check_room
+from threed.recipes import STARTS, AssetSettings, Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Mesh
@@ -40,7 +42,7 @@ from threed.sdf import SDF, SDFConfig, imitate_voxels
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
-from threed.train import fit, seeded
+from threed.train import Scene, fit, seeded
 
 EVENED_FACES = 8000  # triangles of the surface that is evened: those of finer ones would not reach across a lump
 Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
@@ -82,8 +84,9 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
         assert prior
         with run.log.stage(f"begin {stage.name}"):
             scene = begun(stage.scene, shape, request).to(request.device)
-        fit(scene, stage, prior, request, run, done)
-        done[stage.name] = scene.state_dict()
+            fitted = together(scene, shape, stage, request)
+        fit(fitted, stage, prior, request, run, done)
+        done[stage.name] = fitted.state_dict()
         shape = scene.cpu()  # what follows is work for processors
     if shape is None:
         raise ValueError(f"recipe {recipe.name!r} has neither a start nor an optimisation; give it one of them")
@@ -99,11 +102,25 @@ def warn(request: Request, run: Run) -> None:
         )
 
 
+def together(scene: NeRF | SDF | Solid | Painted, shape: Shape | None, stage: Stage, request: Request) -> Scene:
+    """The scene, among as many others as the stage wants. Raises Mistake when the memory does not hold them."""
+    if stage.particles == 1:
+        return scene
+    check_room(scene, stage.particles)
+    others = [
+        begun(stage.scene, copy.deepcopy(shape), request, k).to(request.device) for k in range(1, stage.particles)
+    ]
+    return Particles([scene, *others])
+
+
 def begun(
-    config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig, shape: Shape | None, request: Request
+    config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig,
+    shape: Shape | None,
+    request: Request,
+    particle: int = 0,
 ) -> NeRF | SDF | Solid | Painted:
     """A scene that looks like what there is so far. Raises Failure for a volume without a surface."""
-    generator = seeded(request.seed)
+    generator = seeded(request.seed, particle) if particle else seeded(request.seed)
     match config, shape:
         case SolidConfig(), Solid():
             return shape.continued(config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from threed.distill.anneal import Anneal
 from threed.distill.score import Loss
 from threed.distill.sds import SDS
+from threed.distill.vsd import VSD
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
@@ -42,6 +43,7 @@ class Stage:
     loss: Loss
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
+    particles: int = 1  # scenes that are fitted together, a step each in turn of chance; the first goes on
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,34 @@ RECIPES: dict[str, Recipe] = {
             name="dreamfusion",
             about="a hash-grid NeRF under score distillation (Poole et al. 2022), then its isosurface",
             stages=(COARSE,),
+        ),
+        Recipe(
+            name="prolificdreamer",
+            about="variational score distillation (Wang et al. 2023): a volume, then its surface, then its texture",
+            stages=(
+                # Wang et al.: 25,000 steps at scale 7.5, adapter of rank 4 at 1e-4, t in [0.02, 0.98], then up to 0.5.
+                replace(
+                    COARSE,
+                    loss=VSD(scale=7.5, rate=2e-3, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                ),
+                replace(
+                    COARSE,
+                    name="geometry",
+                    scene=SolidConfig(),
+                    steps=30,
+                    kinds=("normal",),
+                    loss=falling(2.0, 0.3, 0.1),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+                replace(
+                    COARSE,
+                    name="texture",
+                    scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
+                    steps=40,
+                    kinds=("albedo",),
+                    loss=VSD(scale=7.5, rate=2e-3, t_min=Anneal(0.5, 0.1), t_max=Anneal(0.5, 0.1), weight="clean"),
+                ),
+            ),
         ),
         Recipe(
             name="magic3d",
