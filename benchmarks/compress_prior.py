@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from threed.distill import start
-from threed.distill.conditions import Text
 from threed.distill.embedded import Embedded, text_reader
 from threed.distill.prior import Pictures
+from threed.distill.text import Text
 from threed.renderers.camera import orbit
 
 START = "start/model.safetensors"

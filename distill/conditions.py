@@ -10,10 +10,7 @@ given sin(reference e), given cos(reference e), one-hot kind, 3 (distance - 3.1)
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,15 +22,6 @@ from threed.renderers.camera import Cameras
 CAMERA_FEATURES = 32
 REFERENCE_CHANNELS = 4  # RGB and alpha
 GEOMETRY_CHANNELS = 4  # normal and mask
-_tokenizing = threading.Lock()  # a tokenizer that two threads ask at once refuses one of them
-
-
-@dataclass(frozen=True)
-class Text:
-    """N encoded prompts."""
-
-    tokens: Float[Tensor, "N tokens features"]
-    mean: Float[Tensor, "N features"]  # over the real tokens
 
 
 @dataclass(frozen=True)
@@ -102,26 +90,3 @@ def geometry_picture(normal: Float[Tensor, "P 3 H W"], alpha: Float[Tensor, "P 1
 def before(background: Float[Tensor, "P 3"], reference: Float[Tensor, "P 4 H W"]) -> Float[Tensor, "P 3 H W"]:
     """The latents of reference pictures before plain backgrounds, which are display sRGB in [0, 1]."""
     return reference[:, :3] + (1 - reference[:, 3:]) * (2 * background - 1)[:, :, None, None]
-
-
-def normalized(prompt: str) -> str:
-    """Captions were trained in lower case."""
-    return prompt.strip().lower()
-
-
-@torch.no_grad()
-def encode(prompts: Sequence[str], tokenizer: Any, text_encoder: Any, limit: int) -> Text:
-    """Each prompt by itself; what goes beyond `limit` tokens is cut off."""
-    with _tokenizing:
-        found = tokenizer(
-            [normalized(prompt) for prompt in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=limit,
-            return_tensors="pt",
-        )
-    ids, mask = (found[name].to(text_encoder.device, non_blocking=True) for name in ("input_ids", "attention_mask"))
-    with torch.autocast(ids.device.type, enabled=False):  # the same in training as in use
-        states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    real = mask[:, :, None].to(states)
-    return Text(tokens=states, mean=(states * real).sum(dim=1) / real.sum(dim=1))

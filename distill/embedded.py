@@ -8,24 +8,20 @@ Timesteps: 1000 t on the cosine schedule. It knows cameras by angles, distance a
 expects a field of view of 40 degrees; `distill/conditions.py` has it number by number.
 Joint views: in every self-attention the pictures of a group see one another's tokens; no weights belong to that.
 
-A compressed folder holds large weights as int8, symmetric, one scale per output channel: `name` and `name.scale`.
-`SHA256SUMS`, where a folder has it (the shipped one does), is checked before anything is read.
 Importing diffusers takes seconds, so it waits for `load`; nothing here reaches for the network.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle
@@ -34,20 +30,18 @@ from threed.distill.attention import attention
 from threed.distill.conditions import (
     CAMERA_FEATURES,
     Seen,
-    Text,
     before,
-    encode,
     network_input,
-    normalized,
     view_features,
 )
+from threed.distill.folder import SHIPPED, readable, restore, verify
 from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
+from threed.distill.text import Text, TextReader, pieces
 from threed.renderers.camera import Cameras
 
 if TYPE_CHECKING:
     from threed.distill.adapter import LoRA
 
-SHIPPED = Path(__file__).parent / "weights"
 PREDICTIONS: dict[str, Kind] = {"sample": "clean", "epsilon": "noise", "v_prediction": "velocity"}  # diffusers' names
 Joint = int | tuple[tuple[int, int], ...]  # pictures a group; or runs of groups: how many, of how many pictures
 
@@ -121,8 +115,7 @@ class Embedded:
 
     conventions: Conventions
     unet: Any
-    text_encoder: Any
-    tokenizer: Any
+    reader: TextReader
     texts: dict[str, Text] = field(default_factory=dict, repr=False)  # every prompt is encoded once
 
     @staticmethod
@@ -136,8 +129,7 @@ class Embedded:
         with quiet():
             unet = prepared(load_unet(folder / "unet", conventions.compressed))
             unet.to(device, dtype or compute_dtype(torch.device(device)))
-            text_encoder = load_text_encoder(folder / "text_encoder", conventions.compressed).to(device, torch.float32)
-            return Embedded(conventions, unet, text_encoder, load_tokenizer(folder))
+        return Embedded(conventions, unet, TextReader.load(folder, conventions.text_tokens, device))
 
     @property
     def image_size(self) -> int:
@@ -210,28 +202,17 @@ class Embedded:
 
     def _text(self, prompt: str) -> Text:
         if prompt not in self.texts:
-            limit, count = self.conventions.text_tokens, len(self.tokenizer(normalized(prompt)).input_ids)
+            limit, count = self.reader.limit, len(pieces(self.reader.tokenizer, prompt))
             if count > limit:
                 raise ValueError(f"the prompt {prompt!r} takes {count} tokens; shorten it to at most {limit}")
-            self.texts[prompt] = encode([prompt], self.tokenizer, self.text_encoder, limit)
+            self.texts[prompt] = self.reader([prompt])
         return self.texts[prompt]
 
 
-def located(name: str) -> Path:
-    """The folder of the prior that a request names: "embedded", or a folder."""
-    return SHIPPED if name == "embedded" else Path(name)
-
-
-def text_reader(folder: Path | None = None) -> Callable[[Sequence[str]], Text]:
+def text_reader(folder: Path | None = None) -> TextReader:
     """What encodes prompts for this prior, without the rest of it; raises UnreadablePrior."""
     folder = SHIPPED if folder is None else folder
-    conventions = Conventions.read(folder)
-    with quiet():
-        tokenizer, text_encoder = (
-            load_tokenizer(folder),
-            load_text_encoder(folder / "text_encoder", conventions.compressed),
-        )
-    return lambda prompts: encode(prompts, tokenizer, text_encoder, conventions.text_tokens)
+    return TextReader.load(folder, Conventions.read(folder).text_tokens)
 
 
 def predict(
@@ -324,16 +305,6 @@ def prepared(unet: Any) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def token_count(prompt: str, folder: Path | str | None = None) -> int:
-    """How many tokens a prompt takes, the two markers at its ends included; reads the tokenizer alone."""
-    return len(load_tokenizer(SHIPPED if folder is None else Path(folder))(normalized(prompt)).input_ids)
-
-
-def token_limit(folder: Path | str | None = None) -> int:
-    """How many tokens a prompt may take."""
-    return Conventions.read(SHIPPED if folder is None else Path(folder)).text_tokens
-
-
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it natively, float32 elsewhere: emulation is slower than float32."""
     if device.type == "cpu":
@@ -341,45 +312,6 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     else:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float32
-
-
-def restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights from their compressed form: int8 times the scale of its output channel, float32."""
-    scales = {name.removesuffix(".scale"): scale for name, scale in stored.items() if name.endswith(".scale")}
-    return {
-        name: value.float() * scales[name].view(-1, *[1] * (value.ndim - 1)) if name in scales else value.float()
-        for name, value in stored.items()
-        if not name.endswith(".scale")
-    }
-
-
-def verify(folder: Path | str | None = None) -> None:
-    """Compare a prior's files with its SHA256SUMS; raises UnreadablePrior naming the first that differs."""
-    folder = SHIPPED if folder is None else Path(folder)
-    sums = folder / "SHA256SUMS"
-    if folder != SHIPPED and folder.is_dir() and not sums.exists():
-        return
-    with readable(sums):
-        expected = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines()]
-    for digest, name in expected:
-        with readable(folder / name):
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise ValueError("its checksum differs from SHA256SUMS")
-
-
-class UnreadablePrior(ValueError):
-    """A prior's file is missing, altered or corrupt."""
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while reading `path` becomes one error that names it and the remedy."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        shipped = path.is_relative_to(SHIPPED)
-        remedy = "reinstall the package" if shipped else "copy the prior's folder again"
-        raise UnreadablePrior(f"cannot use {path}: {error}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -417,33 +349,7 @@ def load_unet(folder: Path, compressed: bool) -> Any:
     return unet.eval().requires_grad_(False)
 
 
-def load_text_encoder(folder: Path, compressed: bool) -> Any:
-    from transformers import BertConfig, BertModel
-
-    with readable(folder):
-        if compressed:
-            encoder = BertModel(BertConfig.from_pretrained(folder, local_files_only=True), add_pooling_layer=False)
-            encoder.load_state_dict(restore(load_file(folder / "model.safetensors")))
-        else:
-            loaded: Any = BertModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, add_pooling_layer=False, output_loading_info=True
-            )
-            encoder, report = loaded
-            complete(report)
-    return encoder.eval().requires_grad_(False)
-
-
 def complete(report: dict[str, Any]) -> None:
     """from_pretrained fills what a file lacks with random numbers; refuse that."""
     if report["missing_keys"]:
         raise ValueError(f"the weights lack {min(report['missing_keys'])!r}")
-
-
-def load_tokenizer(folder: Path) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    # Asked by hand because from_pretrained makes a tokenizer without words when the file is missing.
-    with readable(folder / "tokenizer" / "tokenizer.json"):
-        if not (folder / "tokenizer" / "tokenizer.json").is_file():
-            raise ValueError("there is no such file")
-        return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)

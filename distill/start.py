@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from threed.distill.attention import attention
-from threed.distill.conditions import Text, normalized
-from threed.distill.embedded import compute_dtype, readable, restore
+from threed.distill.embedded import compute_dtype
+from threed.distill.folder import readable, restore
 from threed.distill.sample import mixed_anew
+from threed.distill.text import Text, normalized
 from threed.renderers.voxels import TRUNCATION, Voxels
 
 CHANNELS = 4  # distance, red, green, blue

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threed.distill.embedded import readable, restore
+from threed.distill.folder import readable, restore
 
 CHANNELS = 4  # distance, red, green, blue
 CELLS = 8  # voxels of the fine lattice in one of the coarse

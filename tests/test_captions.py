@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from threed.distill.embedded import SHIPPED
+from threed.distill.folder import SHIPPED
 from threed.training import captions
 from threed.training.captions import (
     MOST_WORDS,

@@ -17,7 +17,6 @@ import pytest
 
 from threed import __version__, cli, disk, doctor
 from threed.cli import main
-from threed.distill import embedded
 from threed.errors import FULL, Failure, unknown
 from threed.exporters import WRITERS
 from threed.recipes import RECIPES
@@ -270,7 +269,7 @@ def test_the_doctor_names_what_is_missing(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(embedded, "SHIPPED", tmp_path)
+    monkeypatch.setattr("threed.distill.folder.SHIPPED", tmp_path)
     monkeypatch.setitem(doctor.TESTED, "no-such-package", "1.0")
     monkeypatch.setitem(doctor.TESTED, "numpy", "0.1")
     monkeypatch.setattr(disk, "write", failing_write)

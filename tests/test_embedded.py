@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from threed.distill import embedded
-from threed.distill.embedded import SHIPPED, Embedded, JointAttention, camera_features, restore, verify
+from threed.distill.embedded import Embedded, JointAttention, camera_features
+from threed.distill.folder import SHIPPED, restore, verify
 from threed.distill.prior import Pictures, guide
 from threed.renderers.camera import Cameras, orbit
 
@@ -114,8 +115,7 @@ def test_camera_features_by_hand():
 
 def test_conditions_hold_the_text_and_its_mean(tiny):
     conditions = tiny.conditions("  A Wooden BARREL ", "", pictures())
-    tokens = tiny.tokenizer("a wooden barrel", padding="max_length", max_length=16, return_tensors="pt")
-    states = tiny.text_encoder(**tokens).last_hidden_state[0]
+    states = tiny.reader(["a wooden barrel"]).tokens[0]
     context, labels = conditions.positive.context, conditions.positive.labels
     torch.testing.assert_close(context, states.expand(4, -1, -1))
     torch.testing.assert_close(labels[:, 32:], states[:5].mean(dim=0).expand(4, -1))  # [CLS] a wooden barrel [SEP]
@@ -136,13 +136,6 @@ def test_every_prompt_is_encoded_once(tiny_folder):
     first = prior.texts["a car"].tokens
     assert set(prior.texts) == {"a car", "", "a tree"}
     assert prior.conditions("a car", "", pictures()).positive.context.data_ptr() == first.data_ptr()
-
-
-def test_token_count_and_limit():
-    assert embedded.token_count("a wooden barrel") == 5
-    assert embedded.token_count("") == 2
-    assert embedded.token_count(" a WOODEN barrel\n") == 5
-    assert embedded.token_limit() == 16
 
 
 def test_encode_is_differentiable_and_keeps_channels(tiny):
@@ -359,9 +352,9 @@ def test_an_altered_file_is_named(copy, tmp_path):
 
 
 def test_a_damaged_installation_says_reinstall(copy, monkeypatch):
-    monkeypatch.setattr(embedded, "SHIPPED", copy)
+    monkeypatch.setattr("threed.distill.folder.SHIPPED", copy)
     with pytest.raises(ValueError, match=r"SHA256SUMS: .*; reinstall the package"):
-        Embedded.load()
+        Embedded.load(copy)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):

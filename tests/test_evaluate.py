@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from tiny_assets import COLOURS, NAMES, THINGS, box
 
-from threed.distill.conditions import Text
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig, volume_of
+from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler, UpsamplerConfig
 from threed.errors import Mistake
 from threed.log import Log

@@ -12,7 +12,7 @@ import tiny_assets
 import tiny_prior
 
 from threed.cli import main
-from threed.distill.embedded import UnreadablePrior
+from threed.distill.folder import UnreadablePrior
 from threed.training import evaluate as evaluation
 from threed.training import judge as judges
 from threed.training import trials

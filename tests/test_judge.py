@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from threed.distill import embedded
-from threed.distill.conditions import Text
+from threed.distill.text import Text
 from threed.errors import Mistake
 from threed.exporters import glb
 from threed.log import Log

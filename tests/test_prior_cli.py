@@ -20,7 +20,7 @@ from rich.console import Console
 
 from threed import drawing
 from threed.cli import main
-from threed.distill import embedded
+from threed.distill.folder import SHIPPED, UnreadablePrior
 from threed.distill.start import Start, StartConfig
 from threed.errors import Failure
 from threed.renderers.camera import orbit
@@ -89,7 +89,7 @@ def test_what_is_gone_on_with_is_trained_gently(asked, tmp_path):
     assert settings.upsampler == preset.upsampler
     assert settings.views == replace(preset.views, rate=preset.views.rate * GENTLE)
     assert main([*TRAIN, "--from", "embedded"]) == 0
-    assert asked[1][3].source == embedded.SHIPPED
+    assert asked[1][3].source == SHIPPED
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_mistake_draws_nothing(drawn, capsys, tmp_path, arguments, message):
 
 def test_weights_that_break_while_they_are_read_are_a_mistake(drawn, capsys, monkeypatch):
     def broken(*_: object) -> bytes:
-        raise embedded.UnreadablePrior("cannot use start/config.json: it is torn; copy the prior's folder again")
+        raise UnreadablePrior("cannot use start/config.json: it is torn; copy the prior's folder again")
 
     monkeypatch.setattr(drawing, "sheet", broken)
     assert main(SAMPLE) == 2
@@ -352,7 +352,7 @@ def test_a_start_in_the_folder_is_asked(tmp_path):
     torch.nn.init.orthogonal_(start.basis)
     torch.nn.init.normal_(start.write.weight)
     for name in ("text_encoder", "tokenizer", "prior.json"):
-        (tmp_path / name).symlink_to(embedded.SHIPPED / name)
+        (tmp_path / name).symlink_to(SHIPPED / name)
     start_training.write(tmp_path, start, [])
     first, again, other = (drawing.volume("a red chair", tmp_path, orbit(2), seed, 8) for seed in (0, 0, 1))
     assert first.shape == (2, 8, 8, 3)

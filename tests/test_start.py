@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from threed.distill import start
-from threed.distill.conditions import Text
-from threed.distill.embedded import UnreadablePrior
+from threed.distill.folder import UnreadablePrior
 from threed.distill.start import COLOUR_WEIGHT, Start, StartConfig, cut, joined, medoid, sample, volume_of, voxels_of
+from threed.distill.text import Text
 from threed.renderers.voxels import TRUNCATION, Voxels
 
 TINY = StartConfig(resolution=8, patch=4, components=256, width=64, layers=1, text_tokens=3, text_features=5)

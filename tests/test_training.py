@@ -23,10 +23,10 @@ import trimesh
 from rich.console import Console
 
 from threed import checkpoint, disk
-from threed.distill import embedded
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.embedded import Embedded
+from threed.distill.folder import verify
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
@@ -150,7 +150,7 @@ def checkpoints(output: Path, part: str) -> Any:
 
 def test_the_folder_is_a_whole_prior(finished):
     output, _ = finished
-    embedded.verify(output)
+    verify(output)
     sums = [line.split(maxsplit=1) for line in (output / "SHA256SUMS").read_text().splitlines()]
     files = product(output)
     assert {name: digest for digest, name in sums} == {
@@ -300,7 +300,7 @@ def test_a_folder_that_is_half_written_is_refused_and_mended(assets, settings, f
     (output / "unet" / ".config.json.partial").write_bytes(b"{")
     (output / "LICENSE").write_text("of another prior")
     with pytest.raises(ValueError, match=r"cannot use .*start/model\.safetensors"):
-        embedded.verify(output)
+        verify(output)
     trained(assets, output, settings)
     assert product(output) == product(finished[0])
 
@@ -375,7 +375,7 @@ def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tm
         r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views\.",
         files["README.md"].decode(),
     )
-    embedded.verify(output)
+    verify(output)
     assert trained(assets, output, replace(settings, parts=("upsampler", "views")), cache=cache) == finished[1]
     assert product(output) == product(finished[0])
     assert not (output / "cache").exists()

@@ -6,9 +6,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from threed.distill import upsampler as inference
-from threed.distill.conditions import Text
-from threed.distill.embedded import UnreadablePrior
+from threed.distill.folder import UnreadablePrior
 from threed.distill.start import Start, StartConfig, voxels_of
+from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler, UpsamplerConfig, interpolated, unfolded
 from threed.renderers.voxels import TRUNCATION
 from threed.training import upsampler as training

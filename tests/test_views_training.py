@@ -17,8 +17,9 @@ from torch.nn import functional
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from threed.distill import conditions
-from threed.distill.conditions import Seen, encode, network_input, view_features
-from threed.distill.embedded import Condition, Embedded, Given, Reference, verify
+from threed.distill.conditions import Seen, network_input, view_features
+from threed.distill.embedded import Condition, Embedded, Given, Reference
+from threed.distill.folder import verify
 from threed.distill.prior import Pictures
 from threed.errors import Mistake
 from threed.exporters import glb
@@ -144,15 +145,15 @@ def test_network_input_by_hand():
 
 def test_prompts_are_encoded_each_by_itself(prior):
     prompts = ["a Wooden barrel", "", "a small green pine tree " * 9]
-    together = encode(prompts, prior.tokenizer, prior.text_encoder, 16)
+    together = prior.reader(prompts)
     for row, prompt in enumerate(prompts):
-        alone = encode([prompt], prior.tokenizer, prior.text_encoder, 16)
+        alone = prior.reader([prompt])
         torch.testing.assert_close(together.tokens[row], alone.tokens[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.mean[row], alone.mean[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.mean[1], together.tokens[1, :2].mean(0))
     torch.testing.assert_close(together.mean[2], together.tokens[2].mean(0))  # what is too long is cut off
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(encode(prompts, prior.tokenizer, prior.text_encoder, 16).tokens, together.tokens)
+        assert torch.equal(prior.reader(prompts).tokens, together.tokens)
 
 
 def test_threads_may_encode_at_once(prior):
@@ -161,7 +162,7 @@ def test_threads_may_encode_at_once(prior):
     def ask(words):
         try:
             for _ in range(20):
-                encode(["barrel " * words], prior.tokenizer, prior.text_encoder, words + 1)
+                dataclasses.replace(prior.reader, limit=words + 1)(["barrel " * words])
         except Exception as error:
             failed.append(error)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from threed.distill.embedded import SHIPPED
+from threed.distill.folder import SHIPPED
 
 
 def write(folder: Path, network: dict[str, Any] | None = None, **conventions: Any) -> None:

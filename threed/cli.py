@@ -59,6 +59,7 @@ Recipes, as threed/recipes.py has them:
   magic3d      that, and then of a surface
   fantasia3d   a surface from a ball, by its normals alone; then its colours
   textmesh     score distillation of a signed distance
+  prolificdreamer  variational score distillation, of a volume, its surface and its texture
   repaint      a mesh in new colours (--start MESH, or threed edit)
   resculpt     a mesh in another shape, its colours where they were
   reshape      a mesh that becomes something else
@@ -248,25 +249,27 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
 
 def check_prior(request: Request) -> None:
     """That the weights are whole and the prompts short enough. Raises Mistake."""
-    from threed.distill import embedded
+    from threed.distill.embedded import Conventions
+    from threed.distill.folder import UnreadablePrior, located, verify
+    from threed.distill.text import load_tokenizer, pieces
 
-    folder = embedded.located(request.prior)
+    folder = located(request.prior)
     if not folder.is_dir():
         raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
     try:
-        embedded.verify(folder)
-        limit = embedded.token_limit(folder)
+        verify(folder)
+        limit, tokenizer = Conventions.read(folder).text_tokens, load_tokenizer(folder)
         for what, prompt in (("prompt", request.prompt), ("--negative", request.negative)):
-            count = embedded.token_count(prompt, folder)
+            count = len(pieces(tokenizer, prompt))
             if count > limit:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
-    except embedded.UnreadablePrior as error:
+    except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 
 
 def check_start(request: Request) -> None:
     """That there is something to begin from. Raises Mistake."""
-    from threed.distill.embedded import located
+    from threed.distill.folder import located
     from threed.recipes import STARTS
     from threed.renderers.read import SUFFIXES
 

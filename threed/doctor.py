@@ -146,10 +146,10 @@ def kernels() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    from threed.distill import embedded
+    from threed.distill.folder import verify
 
     try:
-        embedded.verify()
+        verify()
     except ValueError as error:
         message, _, remedy = str(error).rpartition("; ")
         yield Finding("FAIL", "embedded prior", message, remedy)

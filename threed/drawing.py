@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from threed import pictures
 from threed.distill import sample
-from threed.distill.embedded import Embedded, located
+from threed.distill.embedded import Embedded
+from threed.distill.folder import located
 from threed.renderers.camera import Cameras, orbit
 from threed.start import VoxelField, imagined
 from threed.train import seeded

@@ -71,7 +71,7 @@ def evaluate(asked: Evaluate) -> None:
     check_evaluate(asked)
 
     from threed import disk
-    from threed.distill.embedded import UnreadablePrior
+    from threed.distill.folder import UnreadablePrior
     from threed.machine import set_threads
     from threed.prior_cli import check_prior
     from threed.training.collection import gather

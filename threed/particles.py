@@ -35,7 +35,7 @@ class Particles(nn.Module):
         return self._scene.render(cameras, size, generator)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for scene in self.scenes for group in scene.param_groups()]
+        return [group for scene in list[Any](self.scenes) for group in scene.param_groups()]
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         del step  # each counts its own
@@ -44,7 +44,8 @@ class Particles(nn.Module):
 
     @property
     def _scene(self) -> Any:
-        return self.scenes[self.shown]
+        scenes: Any = self.scenes
+        return scenes[self.shown]
 
 
 def check_room(scene: nn.Module, particles: int) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from threed import pictures
-from threed.distill.embedded import Embedded, located
+from threed.distill.embedded import Embedded
+from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.errors import Failure, Mistake

@@ -171,7 +171,7 @@ def resolve(asked: Train) -> Settings:
     """The device's preset, with the flags that were given in place of its own values. Raises Mistake."""
     import torch
 
-    from threed.distill.embedded import located
+    from threed.distill.folder import located
     from threed.training.settings import GENTLE, PRESETS, has, lasting
     from threed.training.views import SIZES
 
@@ -202,7 +202,7 @@ def sample(asked: Sample) -> None:
     prompt = " ".join(asked.prompt.split())
 
     from threed import disk, drawing
-    from threed.distill.embedded import UnreadablePrior
+    from threed.distill.folder import UnreadablePrior
     from threed.machine import set_threads
     from threed.run import slug
 

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from threed.distill import start
 from threed.distill import upsampler as upsamplers
-from threed.distill.conditions import normalized
-from threed.distill.embedded import Embedded, located
+from threed.distill.embedded import Embedded
+from threed.distill.folder import located
 from threed.distill.start import Start
 from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
@@ -145,7 +145,7 @@ def evaluate(
 
 def readable(prior: Embedded, prompt: str) -> bool:
     """Whether the prior can read the whole prompt."""
-    return len(prior.tokenizer(normalized(prompt)).input_ids) <= prior.conventions.text_tokens
+    return len(pieces(prior.reader.tokenizer, prompt)) <= prior.reader.limit
 
 
 def show(*tables: Mapping[str, Any]) -> Table:

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from threed import disk
 from threed.distill import embedded
-from threed.distill.conditions import Text
+from threed.distill.text import Text
 from threed.errors import Mistake
 from threed.log import Log
 from threed.training.captions import vary

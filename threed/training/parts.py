@@ -17,9 +17,9 @@ from torch import nn
 from threed import checkpoint
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
-from threed.distill.conditions import Text, encode
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig
+from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
@@ -99,7 +99,7 @@ class Job:
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """On the processor."""
-        told = encode(prompts, self.prior.tokenizer, self.prior.text_encoder, self.prior.conventions.text_tokens)
+        told = self.prior.reader(prompts)
         return Text(told.tokens.cpu(), told.mean.cpu())
 
     def assets(self, build: Callable[..., Assets], name: str, content: Any) -> tuple[Assets, Assets | None]:
@@ -160,7 +160,7 @@ def start(job: Job) -> Trainee:
 
 def start_config(prior: Embedded, settings: Settings) -> StartConfig:
     """The shape of the start. Raises ValueError for one to go on with that does not understand its prior's texts."""
-    tokens, features = prior.conventions.text_tokens, prior.text_encoder.config.hidden_size
+    tokens, features = prior.conventions.text_tokens, prior.reader.features
     if not (settings.continued and has(settings.source, "start")):
         return replace(settings.config, text_tokens=tokens, text_features=features, picture=prior.image_size)
     config = starts.load(settings.source).config

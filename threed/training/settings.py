@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from threed.distill.embedded import SHIPPED
+from threed.distill.folder import SHIPPED
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.training.loop import Schedule

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from threed import disk
-from threed.distill.conditions import Text
 from threed.distill.start import Start, StartConfig, cut, load, sample, volume_of, voxels_of, weights
+from threed.distill.text import Text
 from threed.pictures import png
 from threed.pictures import sheet as paper
 from threed.renderers import surface

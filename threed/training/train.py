@@ -28,7 +28,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from threed import disk
-from threed.distill.embedded import SHIPPED, Embedded, UnreadablePrior, compute_dtype
+from threed.distill.embedded import Embedded, compute_dtype
+from threed.distill.folder import SHIPPED, UnreadablePrior
 from threed.errors import Failure, Mistake
 from threed.flags import make_folder
 from threed.log import Log

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threed.distill.conditions import Text, encode
 from threed.distill.embedded import Embedded
+from threed.distill.text import Text
 from threed.errors import Mistake
 from threed.log import Log
 from threed.renderers import surface
@@ -122,7 +122,7 @@ class Trial:
         return torch.Generator(self.device).manual_seed(generator.initial_seed())
 
     def text(self, prompts: Sequence[str]) -> Text:
-        return encode(prompts, self.prior.tokenizer, self.prior.text_encoder, self.prior.conventions.text_tokens)
+        return self.prior.reader(prompts)
 
 
 def chosen(

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import disk
-from threed.distill.conditions import Text
 from threed.distill.start import Start, guided, voxels_of
+from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler, UpsamplerConfig, interpolated, laid_out
 from threed.pictures import png
 from threed.pictures import sheet as paper

@@ -20,7 +20,8 @@ from torch.nn import functional
 from threed import disk
 from threed.distill import sample
 from threed.distill.conditions import CAMERA_FEATURES, GEOMETRY_CHANNELS, REFERENCE_CHANNELS
-from threed.distill.embedded import PREDICTIONS, SHIPPED, Conventions, Embedded, compute_dtype, predict, prepared
+from threed.distill.embedded import PREDICTIONS, Conventions, Embedded, compute_dtype, predict, prepared
+from threed.distill.folder import SHIPPED
 from threed.distill.prior import cosine, prediction_from
 from threed.errors import Mistake
 from threed.pictures import png
@@ -58,7 +59,7 @@ def fresh(prior: Embedded, size: Size, seed: int, geometry: bool = True) -> Embe
         joint_reference=True,
         compressed=False,
     )
-    text_features = prior.text_encoder.config.hidden_size
+    text_features = prior.reader.features
     with torch.random.fork_rng(devices=[]):  # diffusers knows no generators
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -76,7 +77,7 @@ def fresh(prior: Embedded, size: Size, seed: int, geometry: bool = True) -> Embe
             projection_class_embeddings_input_dim=CAMERA_FEATURES + text_features,
             resnet_time_scale_shift="scale_shift",
         )
-    unet = prepared(unet).to(prior.text_encoder.device)
+    unet = prepared(unet).to(prior.reader.device)
     return replace(prior, conventions=conventions, unet=unet, texts={})
 
 
@@ -201,7 +202,7 @@ def _write_text_encoder(folder: Path, prior: Embedded, source: Path, compressed:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / "text_encoder" / name)
     if compressed:
-        weights = {name: value.cpu().contiguous() for name, value in prior.text_encoder.state_dict().items()}
+        weights = {name: value.cpu().contiguous() for name, value in prior.reader.weights.items()}
         (folder / "text_encoder" / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
         config = json.loads((source / "text_encoder" / "config.json").read_text(encoding="utf-8"))
         _write_json(folder / "text_encoder" / "config.json", config | {"dtype": "float32"})

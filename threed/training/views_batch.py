@@ -26,7 +26,6 @@ from threed.distill.conditions import (
     REFERENCE_CHANNELS,
     Seen,
     before,
-    encode,
     geometry_picture,
     reference_picture,
     view_features,
@@ -167,7 +166,7 @@ def drawn(cache: Cache, prior: Embedded, planned: Plan, generator: torch.Generat
     shown = shown[kind, torch.arange(len(kind), device=kind.device)]
     reference, seen = referred(cache, planned, generator)
     outlined = here(planned.geometry[planned.group] & ~planned.given)[:, None, None, None]
-    text = encode(planned.captions, prior.tokenizer, prior.text_encoder, prior.conventions.text_tokens)
+    text = prior.reader(planned.captions)
     labels = view_features(
         replace(taken, elevation=torch.where(given, seen.elevation[group], taken.elevation)),
         functional.one_hot(kind, len(KINDS)).float(),
