@@ -63,12 +63,15 @@ class Voxels:
 
         Beyond the lattice's outermost voxels the distance grows by the way to them.
         """
-        half = self.pitch * len(self.distance) / 2
-        beyond = (points.abs() - (half - self.pitch / 2)).clamp(min=0).norm(dim=-1) / self.pitch
-        values = torch.cat([self.distance[..., None], self.colour], dim=-1).permute(3, 2, 1, 0)[None]
-        grid = (points / half)[None, None, None]
-        found = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)[0, :, 0, 0].T
+        found = self.between(torch.cat([self.distance[..., None], self.colour], dim=-1), points)
+        beyond = (points.abs() - self.pitch * (len(self.distance) - 1) / 2).clamp(min=0).norm(dim=-1) / self.pitch
         return found[:, 0] + beyond, found[:, 1:]
+
+    def between(self, values: Float[Tensor, "G G G C"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """Trilinear at points in the frame of `mesh`; beyond the outermost voxels, what these have."""
+        grid = (points / (self.pitch * len(values) / 2))[None, None, None]
+        channels = values.permute(3, 2, 1, 0)[None]
+        return functional.grid_sample(channels, grid, padding_mode="border", align_corners=False)[0, :, 0, 0].T
 
 
 def span(resolution: int) -> float:

@@ -46,6 +46,7 @@ class VoxelField(nn.Module):
         """Raises ValueError where nothing is solid."""
         super().__init__()
         self.voxels = voxels
+        self.slope = torch.stack(torch.gradient(voxels.distance), dim=-1)
         self.radius = voxels.mesh().vertices.norm(dim=-1).max()  # where the longest side is 1
         self.occupancy = Occupancy(CELLS, self.bound)
         self.occupancy.update(self.density, torch.Generator().manual_seed(0))
@@ -57,10 +58,8 @@ class VoxelField(nn.Module):
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Sample:
         distance, colour = self.voxels.at(x * self.radius)
-        step = self.voxels.pitch / self.radius / 2
-        around = (x[:, None, None] + step * torch.eye(3)[:, None] * torch.tensor([1.0, -1.0])[:, None]).reshape(-1, 3)
-        ahead, behind = self.voxels.at(around * self.radius)[0].reshape(-1, 3, 2).unbind(-1)
-        return Sample(density_of(distance), colour, functional.normalize(ahead - behind, dim=-1, eps=1e-6))
+        normal = functional.normalize(self.voxels.between(self.slope, x * self.radius), dim=-1, eps=1e-6)
+        return Sample(density_of(distance), colour, normal)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return density_of(self.voxels.at(x * self.radius)[0])
