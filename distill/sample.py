@@ -83,6 +83,5 @@ def pictures(
         told = Pictures(cameras, kinds, behind.to(cameras.azimuth))
         shape = (len(told), 3, prior.image_size, prior.image_size)
         latents = ddim(prior, prior.conditions(prompt, "", told), shape, steps, scale, rescale, generator)
-        image = ((latents + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
-        drawn |= zip(kinds, image.chunk(len(kinds)), strict=True)
+        drawn |= zip(kinds, prior.decode(latents).clamp(0, 1).chunk(len(kinds)), strict=True)
     return torch.cat([drawn[kind] for kind in ("albedo", "shaded", "normal")])
