@@ -155,7 +155,7 @@ def asked(
 ) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P C h w"]]:
     """Clean latents by the positive condition, and by null or the negative that stands in for it.
 
-    The positive ones are led aside (Perp-Neg, Armandpour et al. 2023, arXiv 2304.04968, section 4): with
+    The positive ones are led aside (Perp-Neg, Armandpour et al. 2023, arXiv 2304.04968): with
     delta = positive - null and perp_i the part of aside_i - null that is orthogonal to delta,
 
         positive - sum_i weight_i perp_i.
