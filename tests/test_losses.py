@@ -127,9 +127,7 @@ def test_mvdreams_reconstruction_loss_has_the_gradient_of_sds():
     x, heard = normal(3, 3, 4, 4).requires_grad_(), told(*means(2))
     with torch.no_grad():
         seen = noised(prior, x, loss.timestep(0.0, generator), generator)
-        with_prompt, without = (
-            prior.denoise(seen.z_t, seen.t, c).clean for c in (conditions.positive, conditions.null)
-        )
+        with_prompt, without = (prior.denoise(seen.z_t, seen.t, c).clean for c in (heard.positive, heard.null))
         pushed = without + 50 * (with_prompt - without)
         for p in range(3):
             pushed[p] *= 0.5 + 0.5 * with_prompt[p].std() / pushed[p].std()
