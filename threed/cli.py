@@ -59,6 +59,10 @@ Recipes, as threed/recipes.py has them:
   magic3d      that, and then of a surface
   fantasia3d   a surface from a ball, by its normals alone; then its colours
   textmesh     score distillation of a signed distance
+  mvdream      dreamfusion by a reconstruction loss
+  hifa         dreamfusion with pictures denoised in several steps, and thin surfaces
+  nfsd         dreamfusion without the noise that was added; has a negative prompt of its own
+  sjc          dreamfusion by perturbing and averaging
   repaint      a mesh in new colours (--start MESH, or threed edit)
   resculpt     a mesh in another shape, its colours where they were
   reshape      a mesh that becomes something else
@@ -214,7 +218,7 @@ def resolve(asked: Text) -> Request:
     check_device(asked.device, devices)
     return Request(
         prompt=" ".join(asked.prompt.split()),
-        negative=" ".join(asked.negative.split()),
+        negative=" ".join(asked.negative.split()) or RECIPES[asked.recipe].negative,
         seed=asked.seed,
         prior=asked.prior,
         device=asked.device,
