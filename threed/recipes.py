@@ -190,8 +190,10 @@ RECIPES: dict[str, Recipe] = {
             name="nfsd",
             about="score distillation without the noise that was added (Katzir et al. 2023)",
             negative="unrealistic, blurry, low quality, ugly",
-            # Katzir et al.: t in [0.02, 0.98], scale 7.5, which is theirs here, too.
-            stages=(replace(COARSE, loss=NFSD(t_min=Anneal(0.98, 0.1), t_max=Anneal(0.98, 0.1), weight="clean")),),
+            # Katzir et al.: t in [0.02, 0.98], scale 7.5, which turns wood teal and red here; 2 leaves it grey.
+            stages=(
+                replace(COARSE, loss=NFSD(scale=2.0, t_min=Anneal(0.98, 0.1), t_max=Anneal(0.98, 0.1), weight="clean")),
+            ),
         ),
         Recipe(
             name="sjc",
