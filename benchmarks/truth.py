@@ -42,7 +42,8 @@ from threed.run import Request, Run
 RESULTS = Path(__file__).parent / "results"
 SIZE = 128  # pixels a side of the compared pictures
 FIGURES = ("psnr", "iou", "volume_psnr", "volume_iou", "glb_psnr", "glb_iou", "seconds")
-FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if recipe.start == "sphere"]
+# An oracle reads no prompts, so it cannot say what a negative one looks like.
+FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if recipe.start == "sphere" and not recipe.negative]
 
 
 def asset(name: str, parts: Sequence[tuple[trimesh.Trimesh, np.ndarray]], palette: Sequence[str]) -> Asset:

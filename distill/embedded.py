@@ -35,7 +35,17 @@ from threed.distill.conditions import (
     view_features,
 )
 from threed.distill.folder import SHIPPED, readable, restore, verify
-from threed.distill.prior import Conditions, Kind, Pictures, Prediction, cosine, pixels, prediction_from
+from threed.distill.prior import (
+    Conditions,
+    Kind,
+    Pictures,
+    Prediction,
+    Prompt,
+    cosine,
+    from_pixels,
+    pixels,
+    prediction_from,
+)
 from threed.distill.text import Text, TextReader, pieces
 from threed.renderers.camera import Cameras
 
@@ -149,10 +159,13 @@ class Embedded:
             raise ValueError(f"pictures are {width} x {height}; render {self.image_size} x {self.image_size} pixels")
         return pixels(image)
 
+    def decode(self, latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
+        return from_pixels(latents)
+
     @torch.no_grad()
     def conditions(
         self,
-        prompt: str,
+        prompt: Prompt,
         negative: str,
         pictures: Pictures,
         reference: Reference | None = None,
@@ -161,7 +174,8 @@ class Embedded:
         """What these pictures are told, also to agree with a reference, or with normals and mask.
 
         With a reference they are told how they turn from it, and not where the object's front is.
-        Raises ValueError for too long a prompt, kinds it does not know, or another field of view than its own.
+        Raises ValueError for too long a prompt, more or fewer prompts than pictures, kinds it does not know, or another
+        field of view than its own.
         """
         fov_y = torch.rad2deg(pictures.cameras.fov_y)
         if ((fov_y - self.conventions.fov_y).abs() > 1).any():
@@ -180,8 +194,8 @@ class Embedded:
             latents = before(pictures.background.to(reference.picture)[None], reference.picture)
             given = Given(latents, torch.arange(len(view), device=latents.device))
 
-        def told(prompt: str) -> Condition:
-            text = self._text(prompt)
+        def told(prompt: Prompt) -> Condition:
+            text = self._texts(prompt, len(pictures), len(view))
             context = text.tokens.expand(len(view), -1, -1)
             labels = torch.cat([view.to(text.mean), text.mean.expand(len(view), -1)], dim=1)
             return Condition(context, labels, len(view), seen, geometry, given)
@@ -199,6 +213,15 @@ class Embedded:
         from threed.distill.adapter import LoRA
 
         return LoRA(self, rank, rate, seed)
+
+    def _texts(self, prompt: Prompt, pictures: int, rows: int) -> Text:
+        """One text for all rows, or one for each; rows beyond the pictures are told what the last picture is."""
+        if isinstance(prompt, str):
+            return self._text(prompt)
+        if len(prompt) != pictures:
+            raise ValueError(f"there are {len(prompt)} prompts for {pictures} pictures; give one, or one for each")
+        texts = [self._text(each) for each in (*prompt, *[prompt[-1]] * (rows - pictures))]
+        return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.mean for text in texts]))
 
     def _text(self, prompt: str) -> Text:
         if prompt not in self.texts:

@@ -16,7 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threed.distill.prior import Conditions, Pictures, Prediction, cosine, pixels, prediction_from
+from threed.distill.prior import (
+    Conditions,
+    Pictures,
+    Prediction,
+    Prompt,
+    cosine,
+    from_pixels,
+    pixels,
+    prediction_from,
+)
 from threed.renderers.camera import Cameras
 
 KINDS = ("albedo", "shaded", "normal")
@@ -45,7 +54,10 @@ class Gaussian:
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
         return pixels(image)
 
-    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+    def decode(self, latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
+        return from_pixels(latents)
+
+    def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
         return Conditions(positive=None, null=None)
 
     def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: None) -> Prediction:
@@ -73,7 +85,10 @@ class Mixture:
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
         return pixels(image)
 
-    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+    def decode(self, latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
+        return from_pixels(latents)
+
+    def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
         return Conditions(positive=None, null=None)
 
     def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: None) -> Prediction:
@@ -102,8 +117,11 @@ class ViewOracle:
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
         return pixels(image)
 
+    def decode(self, latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
+        return from_pixels(latents)
+
     @torch.no_grad()
-    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+    def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
         image = self.picture(pictures.cameras, pictures.kinds, pictures.background, self.image_size)
         expected = (len(pictures), self.image_size, self.image_size, 3)
         if image.shape != expected:

@@ -10,6 +10,7 @@ Guidance has one convention: `null + scale * (positive - null)` on the clean lat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,6 +23,7 @@ from threed.renderers.camera import Cameras
 from threed.renderers.volume import Render
 
 Kind = Literal["noise", "clean", "velocity", "flow"]
+Prompt = str | Sequence[str]  # one for all pictures of a group, or one for each
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Conditions:
     positive: Any
     null: Any
     negative: Any | None = None  # guidance leads away from it; without one, away from `null`
+    aside: tuple[tuple[Any, Float[Tensor, "P"]], ...] = ()  # what else to lead away from, and how strongly: Perp-Neg
 
 
 @runtime_checkable
@@ -86,7 +89,10 @@ class Prior(Denoiser, Protocol):
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
         """Latents of display sRGB pictures in [0, 1]; differentiable."""
 
-    def conditions(self, prompt: str, negative: str, pictures: Pictures) -> Conditions:
+    def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
+        """Display sRGB pictures of latents, not clipped."""
+
+    def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
         """What these pictures are told; an empty `negative` means none."""
 
 
@@ -99,6 +105,11 @@ def cosine(t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"
 def pixels(image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P 3 H W"]:
     """The latents of a model that works on pixels: the same picture in [-1, 1]."""
     return (2 * image - 1).permute(0, 3, 1, 2)
+
+
+def from_pixels(latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
+    """The picture that these are the `pixels` of."""
+    return (latents.permute(0, 2, 3, 1) + 1) / 2
 
 
 def prediction_from(
@@ -138,12 +149,35 @@ def guide(
     rescale: float = 0.0,
 ) -> Prediction:
     """Classifier-free guidance, `null + scale * (positive - null)`; a negative condition stands in for null."""
-    positive = prior.denoise(z_t, t, conditions.positive)
-    if scale == 1.0:
-        return positive
-    null = prior.denoise(z_t, t, conditions.null if conditions.negative is None else conditions.negative)
-    clean = guided(positive.clean, null.clean, scale, rescale)
+    if scale == 1.0 and not conditions.aside:
+        return prior.denoise(z_t, t, conditions.positive)
+    clean = guided(*asked(prior, z_t, t, conditions), scale, rescale)
     return prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
+
+
+def asked(
+    prior: Denoiser, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], conditions: Conditions
+) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P C h w"]]:
+    """Clean latents by the positive condition, and by null or the negative that stands in for it.
+
+    The positive ones are led aside (Perp-Neg, Armandpour et al. 2023, arXiv 2304.04968): with
+    delta = positive - null and perp_i the part of aside_i - null that is orthogonal to delta,
+
+        positive - sum_i weight_i perp_i.
+    """
+    positive = prior.denoise(z_t, t, conditions.positive).clean
+    null = prior.denoise(z_t, t, conditions.null if conditions.negative is None else conditions.negative).clean
+    delta = positive - null
+    for condition, weight in conditions.aside:
+        other = prior.denoise(z_t, t, condition).clean - null
+        positive = positive - weight.to(other)[:, None, None, None] * perpendicular(other, delta)
+    return positive, null
+
+
+def perpendicular(x: Float[Tensor, "P C h w"], direction: Float[Tensor, "P C h w"]) -> Float[Tensor, "P C h w"]:
+    """The part of every picture of `x` that is orthogonal to its `direction`; all of it where there is none."""
+    along, length = ((each * direction).sum(dim=(1, 2, 3), keepdim=True) for each in (x, direction))
+    return x - torch.where(length > 0, along / length, 0.0) * direction
 
 
 def guided(

@@ -8,16 +8,18 @@ the noise that the prior believes in are mixed anew:
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threed.distill.prior import Conditions, Pictures, Prior, guide
+from threed.distill.prior import Conditions, Denoiser, Pictures, Prior, guide
 from threed.renderers.camera import Cameras
 
 FIRST = 0.999  # the time of the first step: at 1 nothing of a picture is left that noise could be told from
+NEARLY_CLEAN = 0.001  # the time at which inversions begin: at 0 a schedule may have no noise to be told
 
 
 @torch.no_grad()
@@ -44,11 +46,37 @@ def ddim(
     if over is not None:
         alpha, sigma = (a[:, None, None, None] for a in prior.alpha_sigma(times[:1]))
         z_t = alpha * over + sigma * z_t
+    _, clean = travel(prior, conditions, z_t, times, scale, rescale, limit)
+    return clean
+
+
+@torch.no_grad()
+def travel(
+    prior: Denoiser,
+    conditions: Conditions,
+    z_t: Float[Tensor, "P C h w"],
+    times: Float[Tensor, "T"],
+    scale: float,
+    rescale: float = 0.0,
+    limit: float = math.inf,
+) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P C h w"]]:
+    """From z_t at the first of `times` to z_t at the last, and the clean latents that the last step believed in."""
+    clean = z_t
     for now, then in pairwise(times):
         t, s = now.expand(len(z_t)), then.expand(len(z_t))
         clean = guide(prior, z_t, t, conditions, scale, rescale).clean.clamp(-limit, limit)
         z_t = mixed_anew(clean, z_t, prior.alpha_sigma(t), prior.alpha_sigma(s))
-    return clean
+    return z_t, clean
+
+
+def inverted(
+    prior: Prior, conditions: Conditions, latents: Float[Tensor, "P C h w"], t: float, steps: int, scale: float
+) -> Float[Tensor, "P C h w"]:
+    """z_t at time t of the way that ends in these clean latents: DDIM backwards, in `steps` equal steps of time."""
+    times = torch.linspace(NEARLY_CLEAN, t, steps + 1, dtype=latents.dtype, device=latents.device)
+    alpha, _ = prior.alpha_sigma(times[:1])
+    z_t, _ = travel(prior, conditions, alpha * latents, times, scale)
+    return z_t
 
 
 def mixed_anew(
@@ -83,6 +111,5 @@ def pictures(
         told = Pictures(cameras, kinds, behind.to(cameras.azimuth))
         shape = (len(told), 3, prior.image_size, prior.image_size)
         latents = ddim(prior, prior.conditions(prompt, "", told), shape, steps, scale, rescale, generator)
-        image = ((latents + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
-        drawn |= zip(kinds, image.chunk(len(kinds)), strict=True)
+        drawn |= zip(kinds, prior.decode(latents).clamp(0, 1).chunk(len(kinds)), strict=True)
     return torch.cat([drawn[kind] for kind in ("albedo", "shaded", "normal")])

@@ -16,7 +16,6 @@ learns from renders after the prior has made them crisp: it knows this object, f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from threed.distill.anneal import Anneal
 from threed.distill.prior import Conditions, Denoiser, Prior, guide
-from threed.distill.sample import mixed_anew
+from threed.distill.sample import NEARLY_CLEAN, travel
 from threed.distill.score import Distillation, Learned, Noised, Shown, noised
 
 CLEANEST, NOISIEST = 0.02, 0.98  # timesteps between which adapters learn
@@ -147,9 +146,6 @@ def cleaned(
     prior: Denoiser, seen: Noised, conditions: Conditions, scale: float, steps: int
 ) -> Float[Tensor, "P C h w"]:
     """What the prior makes of noised pictures, by deterministic DDIM from where they are."""
-    z, clean = seen.z_t, seen.z_t
-    for now, then in pairwise(torch.linspace(1, 0, steps + 1).tolist()):
-        t, later = seen.t * now, (seen.t * then).clamp(min=1e-3)
-        clean = guide(prior, z, t, conditions, scale).clean
-        z = mixed_anew(clean, z, prior.alpha_sigma(t), prior.alpha_sigma(later))
+    times = seen.t[0] * torch.linspace(1, 0, steps + 1).to(seen.t)
+    _, clean = travel(prior, conditions, seen.z_t, times.clamp(min=NEARLY_CLEAN), scale)
     return clean

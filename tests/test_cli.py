@@ -64,6 +64,16 @@ def test_the_defaults_are_the_recipes(asked: list[Request], capsys: pytest.Captu
     assert "peak memory" in printed
 
 
+def test_a_recipes_negative_prompt_gives_way_to_the_users(asked: list[Request]) -> None:
+    small = ["--recipe", "nfsd", "--steps", "1"]
+    assert main(["text", BARREL, *small]) == 0
+    assert main(["text", BARREL, *small, "--negative", "a  chair", "--output", "other"]) == 0
+    assert main(["text", BARREL, "--recipe", "sjc", "--output", "third"]) == 0
+    negative = RECIPES["nfsd"].negative
+    assert negative
+    assert [request.negative for request in asked] == [negative, "a chair", ""]
+
+
 def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) -> None:
     flags = (
         "--output out --seed 7 --recipe dreamfusion --prior embedded --negative chair --steps 5 --format obj GLB .obj"

@@ -123,6 +123,20 @@ def test_conditions_hold_the_text_and_its_mean(tiny):
     assert conditions.negative is None
 
 
+def test_every_picture_may_have_a_prompt_of_its_own(tiny):
+    prompts = ["a car", "a wooden barrel", "a car", "a tree"]
+    told = tiny.conditions(prompts, "", pictures()).positive
+    for row, prompt in enumerate(prompts):
+        alone = tiny.conditions(prompt, "", pictures()).positive
+        assert torch.equal(told.context[row], alone.context[row])
+        assert torch.equal(told.labels[row], alone.labels[row])
+    z_t, t = noised(tiny, 4)
+    one, same = (tiny.denoise(z_t, t, tiny.conditions(p, "", pictures()).positive) for p in ("a car", ["a car"] * 4))
+    assert torch.equal(one.clean, same.clean)
+    with pytest.raises(ValueError, match="there are 3 prompts for 4 pictures; give one, or one for each"):
+        tiny.conditions(prompts[:3], "", pictures())
+
+
 def test_negative_prompt_is_a_condition_of_its_own(tiny):
     conditions = tiny.conditions("a car", "a wooden barrel", pictures())
     assert torch.equal(conditions.negative.context, tiny.conditions("a wooden barrel", "", pictures()).positive.context)

@@ -12,9 +12,12 @@ from threed.distill.prior import (
     Conditions,
     Pictures,
     Prediction,
+    asked,
     cosine,
+    from_pixels,
     guide,
     guided,
+    perpendicular,
     pixels,
     prediction_from,
 )
@@ -151,6 +154,13 @@ def test_pixels_are_minus_one_to_one_channels_first():
     assert pixels(image).amin(dim=(2, 3)).tolist() == [[-1.0, 0.0, 1.0]]
 
 
+def test_a_picture_comes_back_from_its_latents():
+    image = uniform(2, 4, 5, 3)
+    torch.testing.assert_close(from_pixels(pixels(image)), image, rtol=0, atol=1e-15)
+    for prior in (gaussian(), mixture(), ViewOracle(painted)):
+        torch.testing.assert_close(prior.decode(prior.encode(image)), image, rtol=0, atol=1e-15)
+
+
 def outputs(clean, noise, alpha, sigma):
     return {"noise": noise, "clean": clean, "velocity": alpha * noise - sigma * clean, "flow": noise - clean}
 
@@ -177,7 +187,7 @@ class Told:
     """A prior whose clean picture is the condition itself."""
 
     kinds, image_size = ("albedo",), 4
-    alpha_sigma, encode = staticmethod(cosine), staticmethod(pixels)
+    alpha_sigma, encode, decode = staticmethod(cosine), staticmethod(pixels), staticmethod(from_pixels)
 
     def conditions(self, prompt, negative, pictures):
         return NOTHING
@@ -200,6 +210,51 @@ def test_guidance_convention():
     assert torch.equal(clean(1.0, Conditions(positive, null)), positive)
     torch.testing.assert_close(clean(4.0, Conditions(positive, null)), 4 * positive - 3 * null)
     torch.testing.assert_close(clean(4.0, Conditions(positive, null, negative)), 4 * positive - 3 * negative)
+
+
+def test_perpendicular_is_orthogonal_and_what_is_left_is_parallel():
+    x, direction = normal(5, 3, 4, 4), normal(5, 3, 4, 4, seed=1)
+    direction[4] = 0
+    across = perpendicular(x, direction)
+    assert ((across * direction).sum(dim=(1, 2, 3)).abs() < 1e-13 * x.flatten(1).norm(dim=1)).all()
+    along = (x - across)[:4].flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(along, direction[:4].flatten(1))
+    torch.testing.assert_close(cosine.abs(), torch.ones(4).double(), rtol=0, atol=1e-15)
+    assert torch.equal(across[4], x[4])  # nothing is parallel to no direction
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_guidance_is_led_aside_across_what_was_asked_for(scale):
+    """null + scale * (delta - sum_i w_i perp_i), each picture by its own weights; it moves across delta alone."""
+    positive, null, first, second, z_t = (normal(3, 3, 4, 4, seed=s) for s in range(5))
+    weights = torch.tensor([0.0, 0.5, 2.0]).double(), torch.tensor([0.0, 1.0, 0.1]).double()
+    t = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    plain = Conditions(positive, null)
+    led = Conditions(positive, null, aside=((first, weights[0]), (second, weights[1])))
+    found, expected = (guide(Told(), z_t, t, conditions, scale).clean for conditions in (led, plain))
+    delta = (positive - null).flatten(1)
+    for p in range(3):
+        moved = torch.zeros(48).double()
+        for other, weight in zip((first, second), weights, strict=True):
+            other = (other - null).flatten(1)[p]
+            moved -= weight[p] * (other - (other @ delta[p]) / (delta[p] @ delta[p]) * delta[p])
+        torch.testing.assert_close((found - expected)[p].flatten(), scale * moved, rtol=0, atol=1e-13)
+        assert abs(moved @ delta[p]) < 1e-13
+
+
+def test_guidance_led_aside_with_no_weight_or_from_what_was_asked_for_is_plain():
+    positive, null, other, z_t = (normal(2, 3, 4, 4, seed=s) for s in range(4))
+    t, none, much = torch.tensor([0.2, 0.8]).double(), torch.zeros(2).double(), torch.full((2,), 9.0).double()
+    plain = guide(Told(), z_t, t, Conditions(positive, null), 4.0)
+    assert_same(guide(Told(), z_t, t, Conditions(positive, null, aside=((other, none),)), 4.0), plain)
+    assert_same(guide(Told(), z_t, t, Conditions(positive, null, aside=((positive, much),)), 4.0), plain)
+
+
+def test_a_negative_stands_in_for_null_beside_what_is_led_aside_from():
+    positive, null, negative, other, z_t = (normal(2, 3, 4, 4, seed=s) for s in range(5))
+    t, aside = torch.tensor([0.2, 0.8]).double(), ((other, torch.ones(2).double()),)
+    led = asked(Told(), z_t, t, Conditions(positive, null, negative, aside))
+    torch.testing.assert_close(led, asked(Told(), z_t, t, Conditions(positive, negative, aside=aside)))
 
 
 def test_full_rescale_keeps_the_contrast_of_every_picture():

@@ -18,8 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from truth import SOLIDS, oracle
 
 from threed import pictures, train
+from threed.distill.anneal import Anneal
 from threed.distill.gaussian import Gaussian
+from threed.distill.hifa import HiFA
+from threed.distill.ism import ISM
+from threed.distill.sdi import SDI
 from threed.distill.sds import SDS
+from threed.distill.sjc import SJC
 from threed.errors import Failure
 from threed.exporters import export
 from threed.nerf import NeRFConfig
@@ -164,6 +169,32 @@ def test_front_stays_front(whole):
     front, right = view.albedo[0, 16, 16], view.albedo[1, 16, 16]
     assert front[2] > front[0] + 0.3
     assert right[0] > right[2] + 0.3
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SDS(scale=50.0, rescale=0.5, weight="clean"),
+        SJC(scale=1.0, draws=2),
+        HiFA(scale=1.0, steps=2, weight="clean"),
+        SDI(scale=1.0, inversion_scale=1.0, steps=3, t_min=Anneal(0.3)),
+        ISM(scale=1.0, steps=2, interval=0.2, t_min=Anneal(0.3), weight="uniform"),
+    ],
+    ids=["mvdream", "sjc", "hifa", "sdi", "ism"],
+)
+def test_every_loss_that_needs_no_prompt_finds_the_object(loss, tmp_path):
+    """To an oracle null is the object, too: CSD and NFSD, which live on the prompt, would have nothing to say.
+
+    Measured: 18.4 to 18.6 dB, IoU 0.907 to 0.914.
+    """
+    asset = made(tmp_path, box(), replace(REQUEST, recipe=staged(loss=loss)))
+    truth, found = (
+        surface.render(replace(each, mesh=normalised(each.mesh)), orbit(6, elevation=0.2), 64, 64)
+        for each in (SOLIDS["box"](), asset)
+    )
+    psnr, iou = agreement(truth, found)
+    assert iou > 0.88
+    assert psnr > 17.5
 
 
 def test_same_seed_same_bytes(whole, tmp_path):

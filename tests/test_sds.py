@@ -47,6 +47,9 @@ class Watched:
     def encode(self, image):
         return self.prior.encode(image)
 
+    def decode(self, latents):
+        return self.prior.decode(latents)
+
     def conditions(self, prompt, negative, pictures):
         return NOTHING
 

@@ -75,6 +75,9 @@ class Scripted:
     def encode(self, image):
         return self.prior.encode(image)
 
+    def decode(self, latents):
+        return self.prior.decode(latents)
+
     def conditions(self, prompt, negative, pictures):
         return self.prior.conditions(prompt, negative, pictures)
 

@@ -53,16 +53,20 @@ The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview
 recipe.json; where there is an optimisation, progress.png shows the object while it takes shape.
 
 Recipes, as threed/recipes.py has them:
-  instant      a volume out of the text, in seconds
-  refined      that, and a little score distillation at low timesteps
-  dreamfusion  score distillation from nothing, of a soft volume
-  magic3d      that, and then of a surface
-  fantasia3d   a surface from a ball, by its normals alone; then its colours
-  textmesh     score distillation of a signed distance
+  instant          a volume out of the text, in seconds
+  refined          that, and a little score distillation at low timesteps
+  dreamfusion      score distillation from nothing, of a soft volume
+  magic3d          that, and then of a surface
+  fantasia3d       a surface from a ball, by its normals alone; then its colours
+  textmesh         score distillation of a signed distance
+  mvdream          dreamfusion by a reconstruction loss
+  hifa             dreamfusion with pictures denoised in several steps, and thin surfaces
+  nfsd             dreamfusion without the noise that was added; has a negative prompt of its own
+  sjc              dreamfusion by perturbing and averaging
   prolificdreamer  variational score distillation, of a volume, its surface and its texture
-  repaint      a mesh in new colours (--start MESH, or threed edit)
-  resculpt     a mesh in another shape, its colours where they were
-  reshape      a mesh that becomes something else
+  repaint          a mesh in new colours (--start MESH, or threed edit)
+  resculpt         a mesh in another shape, its colours where they were
+  reshape          a mesh that becomes something else
 
 For example:
   threed text "a wooden barrel"
@@ -215,7 +219,7 @@ def resolve(asked: Text) -> Request:
     check_device(asked.device, devices)
     return Request(
         prompt=" ".join(asked.prompt.split()),
-        negative=" ".join(asked.negative.split()),
+        negative=" ".join(asked.negative.split()) or RECIPES[asked.recipe].negative,
         seed=asked.seed,
         prior=asked.prior,
         device=asked.device,

@@ -27,7 +27,7 @@ def said(text: str, default: str | None = None, metavar: str | None = None, name
 Folder = Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")]
 Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")]
 PriorName = Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")]
-Negative = Annotated[str, said("What it should not look like.", "nothing")]
+Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
 Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
 Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")]
 TextureSize = Annotated[

@@ -85,7 +85,7 @@ def drawn_over(
     count, channels, height, width = over.shape
     shape = (count, channels, height, width)
     latents = ddim(prior, conditions, shape, how.steps, how.scale, how.rescale, generator, over=over, first=how.first)
-    picture = (latents.movedim(1, -1).float().cpu() + 1) / 2
+    picture = prior.decode(latents).float().cpu()
     return (picture - (1 - render.alpha)).clamp(min=0).minimum(render.alpha)
 
 

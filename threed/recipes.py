@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from threed.distill.anneal import Anneal
+from threed.distill.hifa import HiFA, root
+from threed.distill.nfsd import NFSD
 from threed.distill.score import Loss
 from threed.distill.sds import SDS
+from threed.distill.sjc import SJC
 from threed.distill.vsd import VSD
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
@@ -64,6 +67,7 @@ class Recipe:
     about: str  # one line for --help
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
+    negative: str = ""  # what it should not look like, unless the user says so
     overpaint: Overpaint | None = None  # how the texture is drawn over, once there is one
     asset: AssetSettings = field(default_factory=AssetSettings)
 
@@ -181,6 +185,51 @@ RECIPES: dict[str, Recipe] = {
             name="textmesh",
             about="a signed distance, rendered as a volume (Tsalicoglou et al. 2023), then its surface",
             stages=(replace(COARSE, scene=SDFConfig(), terms=Terms(eikonal=Anneal(200.0))),),
+        ),
+        Recipe(
+            name="mvdream",
+            about="views that are denoised together, led to the picture they make of themselves (Shi et al. 2023)",
+            stages=(
+                replace(
+                    COARSE,
+                    # Shi et al.: 10,000 steps of 4 views a quarter turn apart, scale 50, the rest as here.
+                    loss=SDS(
+                        scale=4.0,
+                        rescale=0.5,
+                        t_min=Anneal(0.98, 0.02, until=0.8),
+                        t_max=Anneal(0.98, 0.5, until=0.8),
+                        weight="clean",
+                    ),
+                ),
+            ),
+        ),
+        Recipe(
+            name="hifa",
+            about="pictures denoised all the way, timesteps that fall by the root, thin surfaces (Zhu et al. 2023)",
+            stages=(
+                replace(
+                    COARSE,
+                    steps=75,
+                    # Zhu et al.: 10,000 steps at 512 pixels, scale 100, 4 steps of denoising, t from 0.98 to 0.3.
+                    loss=HiFA(scale=2.0, t_min=root(0.98, 0.3), t_max=root(0.98, 0.3), weight="clean", steps=3),
+                    terms=Terms(z_variance=Anneal(100.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="nfsd",
+            about="score distillation without the noise that was added (Katzir et al. 2023)",
+            negative="unrealistic, blurry, low quality, ugly",
+            # Katzir et al.: t in [0.02, 0.98], scale 7.5, which turns wood teal and red here; 2 leaves it grey.
+            stages=(
+                replace(COARSE, loss=NFSD(scale=2.0, t_min=Anneal(0.98, 0.1), t_max=Anneal(0.98, 0.1), weight="clean")),
+            ),
+        ),
+        Recipe(
+            name="sjc",
+            about="perturb and average: score distillation as a chain rule (Wang et al. 2022)",
+            # Wang et al.: 10,000 steps of a grid of voxels of latents, scale 100, t in [0.01, 0.97], one draw.
+            stages=(replace(COARSE, loss=SJC(scale=2.0, t_min=Anneal(0.97, 0.3), t_max=Anneal(0.97, 0.3))),),
         ),
         Recipe(
             name="repaint",
