@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from threed.run import Request, Run
 
 FACES = (100, 200_000)
+SCALE, PARTICLES = (0.0, 1000.0), (1, 64)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
@@ -73,6 +74,7 @@ For example:
   threed text "a small green pine tree" --seed 3 --faces 2000 --texture-size 512 --height 4
   threed text "a wooden barrel" --recipe dreamfusion             # score distillation from nothing, about a minute
   threed text "a wooden barrel" --recipe dreamfusion --resume    # go on where a run was stopped
+  threed text "a wooden barrel" --recipe dreamfusion --loss vsd --particles 2    # under another loss
   threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
 """
 ABOUT = """A sentence becomes a game-ready 3D asset, on any machine.
@@ -93,6 +95,15 @@ class Text:
     output: Folder = None
     seed: Seed = 0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "instant"
+    loss: Annotated[
+        str | None,
+        said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
+    ] = None
+    scale: Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")] = None
+    particles: Annotated[
+        int | None,
+        said(f"Scenes that vsd or bsd fits together, {PARTICLES[0]} to {PARTICLES[1]}; the first is made.", "one"),
+    ] = None
     prior: PriorName = "embedded"
     negative: Negative = ""
     start: Annotated[
@@ -194,7 +205,15 @@ def check_cheaply(asked: Text) -> None:
         raise Mistake("--format names nothing; give at least one, for example: --format glb")
     if asked.resume and asked.overwrite:
         raise Mistake("--resume and --overwrite contradict each other; give one of them")
-    ranges = {"seed": SEED, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
+    ranges = {
+        "seed": SEED,
+        "steps": STEPS,
+        "scale": SCALE,
+        "particles": PARTICLES,
+        "faces": FACES,
+        "texture_size": TEXTURE,
+        "height": HEIGHT,
+    }
     check_ranges(asked, ranges)
     if asked.texture_size is not None and asked.texture_size.bit_count() != 1:
         near = 2 ** round(math.log2(asked.texture_size))
@@ -217,14 +236,15 @@ def resolve(asked: Text) -> Request:
             raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
     devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     check_device(asked.device, devices)
+    recipe = with_flags(RECIPES[asked.recipe], asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
-        negative=" ".join(asked.negative.split()) or RECIPES[asked.recipe].negative,
+        negative=" ".join(asked.negative.split()) or recipe.negative,
         seed=asked.seed,
         prior=asked.prior,
         device=asked.device,
         formats=formats,
-        recipe=with_flags(RECIPES[asked.recipe], asked),
+        recipe=recipe,
     )
 
 
@@ -239,6 +259,8 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
         )
+    if (asked.loss, asked.scale, asked.particles) != (None, None, None):
+        recipe = under(recipe, asked)
     if asked.steps is None:
         return recipe
     if not recipe.stages and recipe.overpaint:
@@ -249,6 +271,19 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
         )
     share = asked.steps / sum(stage.steps for stage in recipe.stages)
     return replace(recipe, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in recipe.stages))
+
+
+def under(recipe: Recipe, asked: Text) -> Recipe:
+    """The recipe with another loss, guidance scale or number of particles. Raises Mistake."""
+    from threed.distill.losses import LOSSES
+    from threed.recipes import distilled
+
+    if asked.loss is not None and asked.loss not in LOSSES:
+        raise unknown("loss", asked.loss, LOSSES)
+    try:
+        return distilled(recipe, asked.loss, asked.scale, asked.particles)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
 
 
 def check_prior(request: Request) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from threed.distill.anneal import Anneal
 from threed.distill.hifa import HiFA, root
+from threed.distill.losses import LEARNING, NEGATIVE, instead
 from threed.distill.nfsd import NFSD
-from threed.distill.score import Loss
+from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
 from threed.distill.vsd import VSD
@@ -18,6 +19,7 @@ from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
 from threed.views import Views
 
+FAULTS = "unrealistic, blurry, low quality, ugly"  # the negative prompt of losses that need one
 STARTS = ("sphere", "volume")  # what a shape can begin as, beside a mesh: a soft ball, or a volume out of the text
 
 
@@ -43,7 +45,7 @@ class Stage:
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
-    loss: Loss
+    loss: Distillation
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
     particles: int = 1  # scenes that are fitted together, a step each in turn of chance; the first goes on
@@ -75,6 +77,31 @@ class Recipe:
 def falling(scale: float, first: float, last: float) -> SDS:
     """Score distillation of clean pictures, at this guidance scale and at timesteps that fall in a line."""
     return SDS(scale=scale, t_min=Anneal(first, last), t_max=Anneal(first, last), weight="clean")
+
+
+def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: int | None) -> Recipe:
+    """The recipe under another loss, with another guidance scale, or of several particles; where not None.
+
+    Every particle has the steps that one scene has. Raises ValueError for what cannot work.
+    """
+    if not recipe.stages:
+        raise ValueError(f"recipe {recipe.name!r} distils nothing; use another --recipe, such as dreamfusion")
+    stages, negative = recipe.stages, recipe.negative
+    if loss is not None:
+        stages = tuple(replace(stage, loss=instead(stage.loss, loss)) for stage in stages)
+    if scale is not None:
+        stages = tuple(replace(stage, loss=replace(stage.loss, scale=scale)) for stage in stages)
+    if particles is not None:
+        learns = [isinstance(stage.loss, LEARNING) for stage in stages]
+        if not any(learns):
+            raise ValueError("particles share what a loss learns, and these stages' learn nothing; use --loss vsd")
+        each = {True: particles, False: 1}
+        stages = tuple(
+            replace(s, particles=each[does], steps=s.steps * each[does]) for s, does in zip(stages, learns, strict=True)
+        )
+    if any(isinstance(stage.loss, NEGATIVE) for stage in stages):
+        negative = negative or FAULTS
+    return replace(recipe, stages=stages, negative=negative)
 
 
 COARSE = Stage(
@@ -219,7 +246,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="nfsd",
             about="score distillation without the noise that was added (Katzir et al. 2023)",
-            negative="unrealistic, blurry, low quality, ugly",
+            negative=FAULTS,
             # Katzir et al.: t in [0.02, 0.98], scale 7.5, which turns wood teal and red here; 2 leaves it grey.
             stages=(
                 replace(COARSE, loss=NFSD(scale=2.0, t_min=Anneal(0.98, 0.1), t_max=Anneal(0.98, 0.1), weight="clean")),
