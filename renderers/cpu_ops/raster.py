@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from threed.renderers.cpu_ops.launch import kernel, launch
-from threed.renderers.torch_ops.raster import SUBPIXEL, Fragments, screen_triangles
+from threed.renderers.torch_ops.raster import LARGEST, SUBPIXEL, Fragments, screen_triangles
 
 BAND = 16  # rows
 
@@ -25,12 +25,11 @@ BAND = 16  # rows
 @torch.no_grad()
 def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: int, width: int) -> Fragments:
     """The nearest triangle at every pixel."""
-    face = torch.full((len(clip), height, width), -1, dtype=torch.int32)
-    barycentric = clip.new_zeros(len(clip), height, width, 2)
-    depth = clip.new_ones(len(clip), height, width)
+    face = torch.empty(len(clip), height, width, dtype=torch.int32)
+    barycentric, depth = clip.new_empty(*face.shape, 2), clip.new_empty(face.shape)
     corners = faces.long()
-    for b, view in enumerate(clip.double()):
-        screen = screen_triangles(view, corners, height, width)
+    for b, view in enumerate(clip):
+        screen = _screen(view, corners, height, width)
         launch(_rasterize, *screen, view, corners, face[b], barycentric[b], depth[b])
     return Fragments(face, barycentric, depth)
 
@@ -56,8 +55,17 @@ def screen_derivatives(
     The attribute may have its own vertices, as texture coordinates have along seams. Without a gradient.
     """
     out = attribute.new_zeros(*fragments.face.shape, attribute.shape[1], 2)
-    launch(_screen_derivatives, attribute, attribute_faces.long(), clip.double(), faces.long(), fragments.face, out)
+    launch(_screen_derivatives, attribute, attribute_faces.long(), clip, faces.long(), fragments.face, out)
     return out
+
+
+def _screen(view: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `screen_triangles` finds, at once where no face needs to be clipped."""
+    points, partial = torch.empty(len(view), 2, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
+    launch(_snap, view, faces, height, width, points, partial)
+    if partial > 0:
+        return screen_triangles(view.double(), faces, height, width)
+    return points, faces, torch.from_numpy(np.arange(len(faces)))
 
 
 class _Interpolate(torch.autograd.Function):
@@ -76,6 +84,26 @@ class _Interpolate(torch.autograd.Function):
         to_barycentric = torch.zeros_like(barycentric, memory_format=torch.contiguous_format)
         launch(_interpolate_backward, *ctx.saved_tensors, gradient, to_attribute, to_barycentric)
         return to_attribute, to_barycentric, None, None
+
+
+@kernel(parallel=True)
+def _snap(clip, faces, height, width, points, partial):
+    """Vertices in 1/256 pixel, and how many faces have one that is behind the camera, far off or missing."""
+    across, up = 2 * LARGEST / width - 1, 2 * LARGEST / height - 1
+    count, tame = len(clip), np.empty(len(clip), np.bool_)
+    for i in prange(count):
+        x, y, _, w = _corner(clip, i)
+        tame[i] = w > 0 and abs(x) <= across * w and abs(y) <= up * w
+        if tame[i]:
+            points[i, 0] = np.int64(np.floor((x / w + 1) / 2 * width * SUBPIXEL + 0.5))
+            points[i, 1] = np.int64(np.floor((-y / w + 1) / 2 * height * SUBPIXEL + 0.5))
+    found = 0
+    for f in prange(len(faces)):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        here = min(i, j, k) >= 0 and max(i, j, k) < count
+        if not here or not (tame[i] and tame[j] and tame[k]):
+            found += 1
+    partial[0] = found
 
 
 @kernel(parallel=True)
@@ -134,6 +162,8 @@ def _last_centre(position):
 def _fill(points, triangles, listed, owners, band, clip, faces, face, barycentric, depth):
     """Draw the listed triangles, pieces of the faces that own them, into a band of rows."""
     height, width = face.shape
+    for row in range(band * BAND, min(band * BAND + BAND, height)):
+        face[row], barycentric[row], depth[row] = -1, 0, 1
     for t in listed:
         owner = owners[t]
         i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -201,7 +231,7 @@ def _closest(a, b, c):
 
 @kernel()
 def _corner(clip, i):
-    return clip[i, 0], clip[i, 1], clip[i, 2], clip[i, 3]
+    return np.float64(clip[i, 0]), np.float64(clip[i, 1]), np.float64(clip[i, 2]), np.float64(clip[i, 3])
 
 
 @kernel()
