@@ -26,8 +26,8 @@ from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
 
-SIZE, ROUNDS, CHANNELS, TEXTURE = 512, 7, 6, 1024
-SMALL = SIZE // 16  # pixels a side of what the reference draws
+SIZE, ROUNDS, CHANNELS, TEXTURE = 512, 9, 6, 1024
+SMALL = SIZE // 32  # pixels a side of what the reference draws
 SHARE = (SMALL / SIZE) ** 2
 NAMES = {cpu_ops: "numba", torch_ops: "torch"}
 SHADERS = {
@@ -53,11 +53,12 @@ def rasterizers(mesh: Mesh, clip: torch.Tensor) -> dict[str, Task]:
 
     tasks: dict[str, Task] = {"rasterize / floor": floor}
     tasks["rasterize / numba"] = lambda: cpu_ops.rasterize(clip, mesh.faces, SIZE, SIZE)
-    tasks["rasterize / torch"] = lambda: torch_ops.rasterize(clip, mesh.faces, SMALL, SMALL)
     try:
         tasks["rasterize / llvmpipe"] = opengl(mesh, clip)
     except Exception as error:  # whatever keeps OpenGL away, the other rows stand
         print(f"no rows of OpenGL: {error}")
+    # After them: PyTorch's threads stay busy for a while after their work, and would take it from OpenGL's.
+    tasks["rasterize / torch"] = lambda: torch_ops.rasterize(clip, mesh.faces, SMALL, SMALL)
     return tasks
 
 

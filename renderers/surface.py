@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,7 +52,7 @@ def render(
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
     paint, lit = _paint(surface, albedo), shading(surface, light, finish)
-    normals, views = _smoothed(surface) if smooth else None, []
+    normals, views = _normals(surface, mesh, smooth), []
     for i in range(len(cameras)):
         size = height * supersample, width * supersample
         samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
@@ -83,7 +83,7 @@ def _view(
     camera: Cameras,
     height: int,
     width: int,
-    normals: Float[Tensor, "F 3 3"] | None,
+    normals: Callable[[Cameras, Fragments, Tensor], Tensor],
     outline: Edges | None,
 ) -> Float[Tensor, "1 H W 11"]:
     """rgb, albedo, alpha, depth and normal of one view, side by side, a sample a pixel."""
@@ -94,7 +94,7 @@ def _view(
     if outline:
         fragments = _met(mesh, camera, fragments, covered)
     points = primitives.interpolate(mesh.vertices, mesh.faces, fragments)[covered]
-    normal = _normals(mesh, camera, fragments, covered, normals)
+    normal = normals(camera, fragments, covered)
     depth = (points - camera.position).norm(dim=-1, keepdim=True)
     albedo = paint(fragments, covered, points)
     rgb = lit(camera, fragments, covered, points, normal, albedo)
@@ -107,8 +107,7 @@ def _met(mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor
     """The same, with barycentrics that follow the triangles, as their planes meet the rays through the samples."""
     height, width = covered.shape[1:]
     origin, directions = (each[covered] for each in camera.rays(height, width))
-    corners = mesh.corners[fragments.face[covered].long()]
-    a, b, c = corners.unbind(1)
+    a, b, c = mesh.vertices[mesh.faces[fragments.face[covered].long()]].unbind(1)
     area = (b - a).cross(c - a, dim=-1)  # along the normal, twice as long as the area
     size = area.square().sum(-1)
     along = (directions * area).sum(-1)
@@ -123,24 +122,29 @@ def _met(mesh: Mesh, camera: Cameras, fragments: Fragments, covered: Bool[Tensor
     return replace(fragments, barycentric=fragments.barycentric.index_put((covered,), followed))
 
 
-def _normals(
-    mesh: Mesh,
-    camera: Cameras,
-    fragments: Fragments,
-    covered: Bool[Tensor, "1 H W"],
-    normals: Float[Tensor, "F 3 3"] | None,
-) -> Float[Tensor, "N 3"]:
-    """Camera-space unit normals of what is seen, on the viewer's side: those of the faces, or given ones between."""
-    toward = ((camera.position - mesh.corners[:, 0]) * mesh.face_normals).sum(-1, keepdim=True)
-    side = torch.where(toward < 0, -1.0, 1.0).to(mesh.vertices)
-    face = fragments.face[covered].long()
-    if normals is None:
-        return (mesh.face_normals * side @ camera.rotation[0])[face]
-    corners = torch.arange(normals.numel() // 3, device=face.device).view(-1, 3)
-    between = ops(face.device).interpolate(normals.reshape(-1, 3) @ camera.rotation[0], corners, fragments)
-    return functional.normalize(between[covered], dim=-1) * side[face]
+def _normals(surface: Asset | Mesh, mesh: Mesh, smooth: bool) -> Callable[[Cameras, Fragments, Tensor], Tensor]:
+    """Camera-space unit normals of what one camera sees, on its side: those of the faces, or smooth ones."""
+    facing = mesh.face_normals
+    start, outward = mesh.vertices.detach()[mesh.faces[:, 0]], facing.detach()
+    directions, corners = _smoothed(surface) if smooth else (facing, None)
+
+    def seen(camera: Cameras, fragments: Fragments, covered: Tensor) -> Tensor:
+        toward = ((camera.position - start) * outward).sum(-1, keepdim=True)
+        side = torch.where(toward < 0, -1.0, 1.0).to(outward)
+        face = fragments.face[covered].long()
+        if corners is None:
+            return (facing * side @ camera.rotation[0])[face]
+        between = ops(face.device).interpolate(directions @ camera.rotation[0], corners, fragments)
+        return functional.normalize(between[covered], dim=-1) * side[face]
+
+    return seen
 
 
-def _smoothed(surface: Asset | Mesh) -> Float[Tensor, "F 3 3"]:
-    """Normals at corners: an asset's as it is exported, with its edges; a mesh's, which may still move, without any."""
-    return surface.normals if isinstance(surface, Asset) else surface.vertex_normals[surface.faces]
+def _smoothed(surface: Asset | Mesh) -> tuple[Float[Tensor, "N 3"], Int[Tensor, "F 3"]]:
+    """Unit normals and those of each face's corners: an asset's as it is exported, with its edges; of a mesh, which may
+    still move, one a vertex.
+    """
+    if isinstance(surface, Mesh):
+        return surface.vertex_normals, surface.faces
+    normals = surface.normals.reshape(-1, 3)
+    return normals, torch.arange(len(normals), device=normals.device).view(-1, 3)

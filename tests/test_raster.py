@@ -51,6 +51,30 @@ def test_backends_draw_the_same_picture(dtype, size):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(15, 9), (16, 9), (17, 9), (33, 40), (100, 3)])
+def test_no_triangle_is_lost_between_bands_of_rows(dtype, size):
+    """Tall and flat ones, slivers, corners at pixel centres and borders, the same depth, in layers, in many views."""
+    generator, views, count = seeded(13), 5, 120
+    height, width = size
+    corners = torch.rand(views, count, 3, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    corners[:, ::4, :, 0] = corners[:, ::4, :1, 0] + 0.1 * torch.rand(3, generator=generator, dtype=torch.float64)
+    corners[:, 1::4, :, 1] = corners[:, 1::4, :1, 1] + 0.1 * torch.rand(3, generator=generator, dtype=torch.float64)
+    corners = corners * torch.tensor([width, height])
+    corners[:, ::3] = (2 * corners[:, ::3]).round() / 2
+    depth = torch.randint(-3, 4, (views, count, 1, 1), generator=generator).expand(-1, -1, 3, -1) / 4
+    tilted = torch.rand(views, count, 1, 1, generator=generator) < 0.5
+    depth = torch.where(tilted, depth * corners[..., :1] / width, depth)
+    w = 0.5 + torch.rand(views, count, 3, 1, generator=generator)
+    clip = torch.cat([2 * corners / torch.tensor([width, height]) - 1, depth, torch.ones_like(depth)], dim=-1) * w
+    clip, faces = clip.flatten(1, 2).to(dtype), torch.arange(3 * count).view(count, 3)
+    expected, found = (ops.rasterize(clip, faces, height, width) for ops in (torch_ops, cpu_ops))
+    assert (expected.face >= 0).double().mean() > 0.5
+    assert torch.equal(found.face, expected.face)
+    torch.testing.assert_close(found.depth, expected.depth)
+    torch.testing.assert_close(found.barycentric, expected.barycentric)
+
+
 @BACKENDS
 @pytest.mark.parametrize("lattice", [True, False], ids=["through pixel centres", "anywhere"])
 def test_a_triangulation_covers_every_pixel_exactly_once(ops, lattice):

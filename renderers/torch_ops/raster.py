@@ -86,9 +86,10 @@ def screen_triangles(
     tame = ((clip[:, :2].abs() <= guard * clip[:, 3:]) & (clip[:, 3:] > 0)).all(1)
     whole = tame[faces].all(1)
     owner = torch.arange(len(faces), device=faces.device)
-    points, triangles, owners = [clip], [faces[whole]], [owner[whole]]
-    count = len(clip)
-    partial = owner[~whole]
+    points, triangles, owners = [clip], [faces], [owner]
+    count, partial = len(clip), owner[~whole]
+    if len(partial):
+        triangles, owners = [faces[whole]], [owner[whole]]
     for face in partial[_near_picture(clip[faces[partial]])].tolist():
         piece = _clipped(clip[faces[face]].cpu().numpy(), guard.tolist())
         if len(piece) >= 3 and (piece[:, 3] > 0).all():
