@@ -17,13 +17,15 @@ import pytest
 
 from threed import __version__, cli, disk, doctor
 from threed.cli import main
+from threed.distill.losses import LOSSES
 from threed.errors import FULL, Failure, unknown
 from threed.exporters import WRITERS
-from threed.recipes import RECIPES
+from threed.recipes import FAULTS, RECIPES
 from threed.run import Request, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BARREL = "a wooden barrel"
+DREAM = [BARREL, "--recipe", "dreamfusion"]
 
 
 @pytest.fixture
@@ -92,6 +94,25 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
     assert (tmp_path / "out" / "asset.glb").exists()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_recipe_goes_under_any_loss(asked: list[Request], name: str) -> None:
+    """At its own timesteps, and at the guidance scale that was asked for; with a negative prompt where it needs one."""
+    assert main(["text", *DREAM, "--loss", name, "--scale", "3"]) == 0
+    (before,), (after,) = RECIPES["dreamfusion"].stages, asked[0].recipe.stages
+    assert isinstance(after.loss, LOSSES[name])
+    assert (after.loss.scale, after.loss.t_min, after.loss.t_max) == (3.0, before.loss.t_min, before.loss.t_max)
+    assert (after.scene, after.steps, after.particles) == (before.scene, before.steps, 1)
+    assert asked[0].negative == (FAULTS if name == "nfsd" else "")
+
+
+def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
+    assert main(["text", BARREL, "--recipe", "prolificdreamer", "--particles", "3", "--negative", "a crate"]) == 0
+    before, after = RECIPES["prolificdreamer"].stages, asked[0].recipe.stages
+    assert [stage.particles for stage in after] == [3, 1, 3]
+    assert [stage.steps for stage in after] == [3 * before[0].steps, before[1].steps, 3 * before[2].steps]
+    assert asked[0].negative == "a crate"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -119,6 +140,18 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         (
             [BARREL, "--recipe", "instant", "--steps", "9"],
             "--steps is 9, and recipe 'instant' has none; leave it out, or use --recipe dreamfusion",
+        ),
+        ([BARREL, "--loss", "vsd"], "recipe 'instant' distils nothing; use another --recipe, such as dreamfusion"),
+        ([*DREAM, "--loss", "nsfd"], "unknown loss 'nsfd'; did you mean 'nfsd'\\? known: bsd, csd, .*"),
+        ([*DREAM, "--scale", "-2"], "--scale is -2.0; it must lie between 0 and 1000"),
+        ([*DREAM, "--particles", "0"], "--particles is 0; it must lie between 1 and 64"),
+        (
+            [*DREAM, "--particles", "2"],
+            "particles share what a loss learns, and these stages' learn nothing; use --loss vsd",
+        ),
+        (
+            [BARREL, "--recipe", "mvdream", "--loss", "nfsd"],
+            "rescale is 0.5, and nfsd compares no contrasts; leave it at 0",
         ),
         ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, obj"),
         ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, obj"),
@@ -236,7 +269,10 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
             main(arguments)
         assert stopped.value.code == 0
     text = capsys.readouterr().out
-    flags = "output seed recipe start prior negative steps format faces texture-size height device resume overwrite"
+    flags = (
+        "output seed recipe loss scale particles start prior negative steps format faces texture-size height device "
+    )
+    flags += "resume overwrite"
     for flag in flags.split():
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text

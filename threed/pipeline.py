@@ -78,7 +78,8 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
     with run.log.stage("start"):
         if recipe.start == "volume":
             warn(request, run)
-        shape: Shape | None = begin(recipe.start, request.prompt, request.seed, located(request.prior))
+        folder = located(request.prior)
+        shape: Shape | None = begin(recipe.start, request.prompt, request.seed, folder, request.negative)
     if recipe.overpaint and not recipe.stages and recipe.start not in STARTS:
         return begun(PaintedConfig(), shape, request)  # a mesh of which only the colours will change
     for stage in recipe.stages:

@@ -74,13 +74,13 @@ def density_of(distance: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
     return PEAK * functional.softplus(BIAS - STEEPNESS * distance)
 
 
-def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:
+def begin(name: str, prompt: str, seed: int, prior: Path, negative: str = "") -> VoxelField | None:
     """What this start looks like; None for a soft ball. Raises Mistake for a mesh, Failure for a text, of no use."""
     if name == "sphere":
         return None
     if name == "volume":
         try:
-            return VoxelField(imagined(prompt, seed, prior))
+            return VoxelField(imagined(prompt, seed, prior, negative))
         except ValueError as error:
             remedy = "try another --seed, other words, or --recipe dreamfusion"
             raise Failure(f"no volume came out of {prompt!r} ({error}); {remedy}") from error
@@ -90,10 +90,10 @@ def begin(name: str, prompt: str, seed: int, prior: Path) -> VoxelField | None:
         raise Mistake(f"cannot start from {name!r}: {error}") from error
 
 
-def imagined(prompt: str, seed: int, prior: Path) -> Voxels:
-    """A volume of this text, by the start in a prior's folder, as fine as the prior makes it."""
+def imagined(prompt: str, seed: int, prior: Path, negative: str = "") -> Voxels:
+    """A volume of this text, led away from the negative one, by the start in a prior's folder, as fine as that is."""
     encode = embedded.text_reader(prior)
-    candidates = start.sample(start.load(prior), encode([prompt]), encode([""]), CANDIDATES, seeded(seed))
+    candidates = start.sample(start.load(prior), encode([prompt]), encode([negative]), CANDIDATES, seeded(seed))
     voxels = start.voxels_of(candidates[start.medoid(candidates)])
     return smoothed(upsampled(flattened(voxels), prior))
 
