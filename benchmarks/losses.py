@@ -2,6 +2,7 @@
 
     python benchmarks/losses.py                                   # the plane, seconds; pip install matplotlib
     python benchmarks/losses.py --prompt "a wooden barrel"        # that prompt under every loss, a minute each
+    python benchmarks/losses.py --cost                            # what an adapter costs, in passes of the prior
 
 The plane: the prompt means two of four spots, the first twice as likely as the second; the null condition is all four,
 and the negative one, which nfsd asks, a wide blob. Timesteps fall as they do in recipes.
@@ -26,22 +27,27 @@ from typing import Any
 import torch
 from assets import captioned, compare
 from PIL import Image
+from timing import kept, timed
+from timing import told as told_of
 from torch import Tensor
 
 from threed.distill.anneal import Anneal
 from threed.distill.csd import CSD
+from threed.distill.embedded import Embedded
 from threed.distill.gaussian import Mixture
 from threed.distill.hifa import HiFA, root
 from threed.distill.ism import ISM
 from threed.distill.losses import LOSSES
 from threed.distill.nfsd import NFSD
-from threed.distill.prior import Conditions, Prediction, cosine
+from threed.distill.prior import Conditions, Pictures, Prediction, cosine
 from threed.distill.score import Distillation, Shown
 from threed.distill.sdi import SDI
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
-from threed.distill.vsd import VSD
+from threed.distill.vsd import VSD, lesson
+from threed.machine import set_threads
 from threed.pictures import sheet
+from threed.renderers.camera import orbit
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
@@ -188,6 +194,30 @@ def prompt(words: str, assets: Path, runs: Path) -> None:
     sheet(torch.stack(faces), columns=3).save(PICTURES / "losses.webp", quality=85)
 
 
+def cost() -> None:
+    """What the prior and its adapter cost, 8 pictures of a step, in forward passes of the prior."""
+    set_threads()
+    prior, views = Embedded.load(), Pictures(orbit(4), ("albedo", "normal"), torch.ones(3))
+    told, adapter = prior.conditions("a wooden barrel", "", views).positive, prior.adapter(4, 1e-3, 0)
+    generator = torch.Generator().manual_seed(0)
+    z_t = torch.randn(len(views), 3, prior.image_size, prior.image_size, generator=generator)
+    t = torch.full((len(views),), 0.5)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return adapter.denoise(z_t, t, told)
+
+    def learn() -> object:
+        return torch.autograd.grad(lesson(adapter, z_t, told, generator), list(adapter.weights.values()))
+
+    tasks = {
+        "prior / forward": lambda: prior.denoise(z_t, t, told),
+        "adapter / forward": forward,
+        "adapter / step": learn,
+    }
+    kept("losses-cost", {"seconds": told_of(timed(tasks, 7), lambda name: "prior / forward", "8 pictures")})
+
+
 def picture(path: Path) -> Any:
     import numpy as np
 
@@ -199,8 +229,11 @@ if __name__ == "__main__":
     parser.add_argument("--prompt", help="a caption of the training set")
     parser.add_argument("--assets", type=Path, default=Path("assets"), help="folder of the training set")
     parser.add_argument("--runs", type=Path, default=Path("outputs/losses"), help="where the run folders go")
+    parser.add_argument("--cost", action="store_true", help="time the prior and its adapter instead")
     asked = parser.parse_args()
-    if asked.prompt:
+    if asked.cost:
+        cost()
+    elif asked.prompt:
         prompt(asked.prompt, asked.assets, asked.runs)
     else:
         plane()

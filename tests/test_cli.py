@@ -215,6 +215,16 @@ def test_resume_and_overwrite(asked: list[Request], capsys: pytest.CaptureFixtur
     assert len(asked) == 3
 
 
+def test_what_is_finished_is_not_made_again(asked: list[Request], tmp_path: Path) -> None:
+    command = ["text", BARREL, "--format", "glb", "--resume", "--output", "out"]
+    for file, runs in (("report.json", 1), ("asset.glb", 2)):  # all is there; then a file has gone
+        assert main(command) == 0
+        (tmp_path / "out" / "report.json").write_text("{}")
+        assert main(command) == 0
+        assert len(asked) == runs
+        (tmp_path / "out" / file).unlink()
+
+
 def test_ctrl_c_says_how_to_go_on(
     asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,7 +193,8 @@ def text(asked: Text) -> None:
     set_threads()
     folder = asked.output or Path("outputs") / f"{slug(request.prompt)}-{request.seed}"
     with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
-        text_to_3d(request, run)
+        if not run.finished(request):
+            text_to_3d(request, run)
         summarise(run)
 
 

@@ -101,6 +101,11 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def finished(self, request: Request) -> bool:
+        """Whether all that was asked for is there; the report is written last."""
+        names = "report.json", *(f"asset.{suffix}" for suffix in request.formats)
+        return all(self.path(name).exists() for name in names)
+
     def path(self, name: str) -> Path:
         """Where the file of this name belongs; raises ValueError for names that are not in `FILES`."""
         if name not in FILES:
