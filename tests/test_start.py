@@ -9,7 +9,18 @@ from safetensors.torch import load_file, save_file
 
 from threed.distill import start
 from threed.distill.folder import UnreadablePrior
-from threed.distill.start import COLOUR_WEIGHT, Start, StartConfig, cut, joined, medoid, sample, volume_of, voxels_of
+from threed.distill.start import (
+    COLOUR_WEIGHT,
+    Start,
+    StartConfig,
+    consensus,
+    cut,
+    joined,
+    medoid,
+    sample,
+    volume_of,
+    voxels_of,
+)
 from threed.distill.text import Text
 from threed.renderers.voxels import TRUNCATION, Voxels
 
@@ -185,6 +196,25 @@ def test_the_medoid_is_the_one_most_like_the_others():
     inside = found[:, 0] < 0
     expected = max(range(6), key=lambda i: sum(agreement(inside[i], inside[j]) for j in range(6)))
     assert medoid(found) == expected
+
+
+def test_a_consensus_is_the_mean_by_likeness_to_the_medoid():
+    found = volumes(5)
+    inside = found[:, 0] < 0
+    own = inside[medoid(found)]
+    weights = torch.stack([((each & own).sum() / (each | own).sum()).square() for each in inside])
+    expected = sum(weight * volume.clamp(-1, 1) for weight, volume in zip(weights, found, strict=True)) / weights.sum()
+    torch.testing.assert_close(consensus(found), expected)
+    torch.testing.assert_close(consensus(found[:1]), found[0].clamp(-1, 1))
+
+
+def test_what_is_alone_has_no_part_in_a_consensus():
+    """Of three equal volumes, one that shares nothing with them and one that is empty, the first remain."""
+    same, other = torch.ones(2, 4, 8, 8, 8)
+    same[0, :4] = -1.0
+    other[0, 5:] = -0.5
+    assert torch.equal(consensus(torch.stack([other, same, torch.ones_like(same), same, same])), same)
+    assert consensus(torch.ones(3, 4, 8, 8, 8)).eq(0).all()  # in which nothing is solid
 
 
 def test_voxels_there_and_back():

@@ -29,7 +29,7 @@ from threed.train import seeded
 
 SMOOTHING, GROWTH = 0.4, 0.1  # voxels
 FLAT_REACH, FLAT_SIGMA, FLAT_STEPS = 2.0, 0.15, 20  # voxels from the surface; how far colours are apart, in sRGB
-CANDIDATES = 8  # volumes of the same text, of which the one most like the others is taken
+CANDIDATES = 8  # volumes of the same text
 RESOLUTION = 32  # voxels a side of a user's mesh
 STEEPNESS = 5.0  # fall of the density's logit, per voxel
 PEAK, BIAS = 60.0, -3.0  # sigma = PEAK * softplus(logit + BIAS), per metre: hardly any haze before the surface
@@ -94,7 +94,7 @@ def imagined(prompt: str, seed: int, prior: Path, negative: str = "") -> Voxels:
     """A volume of this text, led away from the negative one, by the start in a prior's folder, as fine as that is."""
     encode = embedded.text_reader(prior)
     candidates = start.sample(start.load(prior), encode([prompt]), encode([negative]), CANDIDATES, seeded(seed))
-    voxels = start.voxels_of(candidates[start.medoid(candidates)])
+    voxels = start.voxels_of(start.consensus(candidates))
     return smoothed(upsampled(flattened(voxels), prior))
 
 

@@ -49,7 +49,7 @@ def starts(
             seconds += time.perf_counter() - began
             found[part].append(volume_figures(trial, made, truths[number], captions, number))
             if part == "captions":
-                usual[number] = made[start.medoid(made)]
+                usual[number] = start.consensus(made)
             tell(step + 1, {})
     whole = [float(measures.is_whole(voxels.occupied)) for own in truths for voxels in own]
     return {
@@ -113,9 +113,9 @@ def solids(trial: Trial, prompts: Sequence[Prompt], resolution: int) -> list[lis
 def volume_figures(
     trial: Trial, made: Float[Tensor, "C 4 G G G"], truths: Sequence[Voxels], captions: Sequence[str], own: int
 ) -> dict[str, float]:
-    """Of the most usual of C volumes against the best of its caption's assets; of all C, whether anything is wrong."""
+    """Of what C volumes agree on against the best of its caption's assets; of all C, whether anything is wrong."""
     every = [start.voxels_of(volume) for volume in made]
-    best, filled = every[start.medoid(made)], [each.occupied for each in every if each.occupied.any()]
+    best, filled = start.voxels_of(start.consensus(made)), [each.occupied for each in every if each.occupied.any()]
     ious = [measures.volume_iou(best.occupied, truth.occupied) for truth in truths]
     nearest = truths[int(np.argmax(ious))]
     both = best.occupied & nearest.occupied
