@@ -80,6 +80,8 @@ def test_a_mask_from_a_file_of_another_size():
     found, how = masked(picture(lambda draw: None), mask, True)
     assert how == "mask"
     assert iou(found > 0.5, inside()) > 0.97
+    cut_out = picture(disc, **CLEAR)
+    assert torch.equal(masked(picture(lambda draw: None), cut_out, True)[0], cut_out.alpha[..., 0])
     with pytest.raises(Mistake, match="--mask is 160 x 200 pixels and the picture 200 x 160; give a mask of the same"):
         masked(picture(lambda draw: None), of(Image.new("L", (160, 200))), True)
 

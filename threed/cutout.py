@@ -52,20 +52,26 @@ def masked(photograph: Photograph, mask: Photograph | None, remove: bool) -> tup
         return torch.ones_like(alpha), "whole"
     if mask:
         found, how = fitted(mask, photograph.size), "mask"
-    elif (alpha < 0.5).float().mean() >= TRANSPARENT:
+    elif says(alpha):
         found, how = alpha, "alpha"
     else:
         found, how = torch.from_numpy(found_by_colours(photograph.rgb.numpy())), "colours"
     return checked(found), how
 
 
+def says(alpha: Float[Tensor, "H W"]) -> bool:
+    """Whether an alpha channel leaves anything out."""
+    return bool((alpha < 0.5).float().mean() >= TRANSPARENT)
+
+
 def fitted(mask: Photograph, size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """A mask, light where the object is, at the picture's size. Raises Mistake for one of another shape."""
+    """A mask, light where the object is or cut out, at the picture's size. Raises Mistake for one of another shape."""
     (h, w), (height, width) = mask.size, size
     if abs(h * width - w * height) > max(h * width, w * height) * 0.01 + max(height, width):
         raise Mistake(f"--mask is {w} x {h} pixels and the picture {width} x {height}; give a mask of the same shape")
-    light = (mask.rgb.mean(-1) * mask.alpha[..., 0])[None, None]
-    return functional.interpolate(light, size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
+    alpha = mask.alpha[..., 0]
+    light = alpha if says(alpha) else mask.rgb.mean(-1)
+    return functional.interpolate(light[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
 def checked(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
