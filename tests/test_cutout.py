@@ -116,6 +116,18 @@ def test_an_object_that_the_border_cuts(layout, place, side):
         masked(photo, None, True)
 
 
+def test_a_picture_that_was_trimmed_to_its_object():
+    """It touches all four sides, and none of them cuts it."""
+    photo = picture(lambda draw: draw.rectangle((0, 10, 79, 79), fill="brown"), size=(80, 80), **CLEAR)
+    with pytest.raises(Mistake, match="the bottom border of the picture cuts the object"):
+        masked(photo, None, True)
+    photo = picture(
+        lambda draw: draw.polygon([(0, 40), (40, 0), (79, 40), (79, 79), (0, 79)], fill="brown"), size=(80, 80), **CLEAR
+    )
+    found, _ = masked(photo, None, True)
+    assert framed(photo, found, 64).alpha[:6].sum() == 0
+
+
 def test_no_object():
     with pytest.raises(Mistake, match="no object was found in the picture: it is all one colour; use another picture"):
         masked(picture(lambda draw: None), None, True)

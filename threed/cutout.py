@@ -96,7 +96,8 @@ def checked(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
         "right": inside[:, -1].sum() / high,
     }
     side = max(touching, key=lambda side: touching[side])
-    if touching[side] > CUT:
+    trimmed = min(touching.values()) > 0  # to the object's own bounds, as programs that cut out do
+    if touching[side] > CUT and not trimmed:
         raise Mistake(
             f"the {side} border of the picture cuts the object; use a picture with the whole object in it, "
             "or, if it is whole, put a margin around it"
