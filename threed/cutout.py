@@ -122,7 +122,8 @@ def found_by_colours(rgb: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"
     cv2.setRNGSeed(0)
     try:
         shown = np.ascontiguousarray((small[..., ::-1] * 255).round().astype(np.uint8))
-        cv2.grabCut(shown, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK)
+        background, foreground, nowhere = np.zeros((1, 65)), np.zeros((1, 65)), (0, 0, 0, 0)
+        cv2.grabCut(shown, labels, nowhere, background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK)
     except cv2.error as error:
         raise Mistake(f"no object stands out from the picture's background; {GIVE}") from error
     finally:

@@ -29,8 +29,10 @@ STEPS = (5.0, 2.5, 1.25, 0.6)  # degrees, of the refinement
 SHARES = 0.008  # of zoom and shift, for each degree of a step
 SIZE = 64  # pixels a side of the pictures that are compared
 COLOUR = 0.5  # weight of the mean colour difference beside intersection over union
-UNUSUAL = 2e-4  # taken off per degree away from the front and from USUAL: what decides of things that are round
-USUAL = 15.0  # degrees of elevation
+ASIDE = 2e-4  # taken off per degree away from the front: what decides of things that are round
+# Taken off at 35 degrees from the usual elevation, by the square: what decides where the shape is far from the
+# picture's, and outlines from below are hardly less like it than those from above. The right shape tells by more.
+UNUSUAL, USUAL = 0.1, 15.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
     ours, shown = render.albedo[0] * theirs, placed.rgb * mine
     gain = (ours * shown).sum() / ours.square().sum().clamp(min=1e-6)  # what the light makes of it
     apart = (gain * ours - shown).abs().mean(-1).sum() / inside
-    unusual = UNUSUAL * (abs(viewpoint.azimuth) + abs(viewpoint.elevation - USUAL))
-    return float(both.sum() / either.sum().clamp(min=1e-6) - COLOUR * apart) - unusual
+    unlikely = ASIDE * abs(viewpoint.azimuth) + UNUSUAL * ((viewpoint.elevation - USUAL) / 35) ** 2
+    return float(both.sum() / either.sum().clamp(min=1e-6) - COLOUR * apart) - unlikely
 
 
 @torch.no_grad()
