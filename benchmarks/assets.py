@@ -76,9 +76,8 @@ SIZE = 128  # pixels a side of the compared pictures
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("assets", type=Path, help="folder of the training set")
-    parser.add_argument(
-        "--recipe", choices=[r.name for r in RECIPES.values() if r.start != "mesh"], default=Text.recipe
-    )
+    choices = [recipe.name for recipe in RECIPES.values() if recipe.wants == "text" and recipe.start != "mesh"]
+    parser.add_argument("--recipe", choices=choices, default=Text.recipe)
     parser.add_argument("--prompts", choices=["twenty", "tuning"], default="twenty")
     parser.add_argument("--runs", type=Path, default=Path("outputs/benchmark"), help="where the run folders go")
     parser.add_argument("flags", nargs="*", help="further flags of `threed text`, after --")

@@ -299,12 +299,17 @@ def likeness(volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "C C"]:
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Start:
     """The start in a prior's folder, compressed or not; raises UnreadablePrior when there is none or it is at fault."""
-    config, model = folder / "start" / "config.json", folder / "start" / "model.safetensors"
-    with readable(config):
-        start = Start(StartConfig(**json.loads(config.read_text(encoding="utf-8"))))
+    start, model = Start(shape(folder)), folder / "start" / "model.safetensors"
     with readable(model):
         start.load_state_dict(restore(load_file(model)))
     return start.eval().requires_grad_(False).to(device)
+
+
+def shape(folder: Path) -> StartConfig:
+    """Of the start in a prior's folder; raises UnreadablePrior when there is none or it is at fault."""
+    config = folder / "start" / "config.json"
+    with readable(config):
+        return StartConfig(**json.loads(config.read_text(encoding="utf-8")))
 
 
 def untaught(prompt: str, folder: Path) -> list[str]:

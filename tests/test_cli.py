@@ -123,6 +123,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             "the --negative 'very very .*' takes 32 tokens of at most 16; shorten it",
         ),
         ([BARREL, "--recipe", "DreamFuson"], "unknown recipe 'DreamFuson'; did you mean 'dreamfusion'\\? known: .*"),
+        ([BARREL, "--recipe", "lrm"], "recipe 'lrm' makes assets of a picture; use threed image, or another --recipe"),
         ([BARREL, "--recipe", "xyz"], "unknown recipe 'xyz'; known: .*dreamfusion.*"),
         ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
         (
@@ -287,7 +288,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text
     assert "100 to 200000" in text
-    for known in (*RECIPES, *(suffix[1:] for suffix in WRITERS)):
+    recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "text"]
+    for known in (*recipes, *(suffix[1:] for suffix in WRITERS)):
         assert known in text
 
 

@@ -1,4 +1,4 @@
-"""The command line: `threed text PROMPT`, `threed edit`, `threed prior train`, `sample`, `evaluate`, `threed doctor`.
+"""The command line: `threed text PROMPT`, `threed image PICTURE`, `threed edit`, `threed prior ...`, `threed doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -6,7 +6,6 @@ Everything a user can get wrong is checked before any work, the cheap things bef
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
@@ -18,17 +17,20 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, prior_cli
+from threed import __version__, image_cli, prior_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake, unknown
 from threed.flags import (
+    FACES,
     HEIGHT,
     SEED,
     STEPS,
     TEXTURE,
     Device,
+    Faces,
     Folder,
     Formats,
+    Height,
     Negative,
     Overwrite,
     PriorName,
@@ -36,6 +38,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    check_asset_flags,
     check_device,
     check_ranges,
     said,
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-FACES = (100, 200_000)
 SCALE, PARTICLES = (0.0, 1000.0), (1, 64)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
@@ -77,9 +79,10 @@ For example:
   threed text "a wooden barrel" --recipe dreamfusion --loss vsd --particles 2    # under another loss
   threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
 """
-ABOUT = """A sentence becomes a game-ready 3D asset, on any machine.
+ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine.
 
   threed text "a wooden barrel"
+  threed image chair.png                                     # or out of a picture
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"    # change it
   threed prior train --help                                  # learn from your own assets
   threed --version
@@ -112,9 +115,9 @@ class Text:
     ] = None
     steps: Steps = None
     format: Formats = ("glb", "obj")
-    faces: Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")] = None
+    faces: Faces = None
     texture_size: TextureSize = None
-    height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")] = None
+    height: Height = None
     device: Device = "cpu"
     resume: Resume = False
     overwrite: Overwrite = False
@@ -127,6 +130,7 @@ class Doctor:
 
 Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
+    | Annotated[image_cli.Picture, tyro.conf.subcommand("image", description=image_cli.HELP, prefix_name=False)]
     | Annotated[Edit, tyro.conf.subcommand("edit", description=EDIT_HELP, prefix_name=False)]
     | Annotated[prior_cli.Prior, tyro.conf.subcommand("prior", description=prior_cli.PRIOR_HELP, prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
@@ -153,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor.main()
         if isinstance(command, prior_cli.Prior):
             prior_cli.main(command.command)
+        elif isinstance(command, image_cli.Picture):
+            image_cli.main(command)
         else:
             text(Text(**as_text(command)) if isinstance(command, Edit) else command)
     except Mistake as mistake:
@@ -174,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def again(arguments: Sequence[str]) -> str:
     """The command that goes on where this one was stopped."""
-    if arguments[:1] not in (["text"], ["edit"]):
+    if arguments[:1] not in (["text"], ["image"], ["edit"]):
         return shlex.join(["threed", *arguments])
     return shlex.join(["threed", *(a for a in arguments if a not in {"--resume", "--overwrite"}), "--resume"])
 
@@ -202,10 +208,6 @@ def check_cheaply(asked: Text) -> None:
     """What can be judged without importing anything. Raises Mistake."""
     if not asked.prompt.strip():
         raise Mistake('the prompt is empty; say what to make, for example: threed text "a wooden barrel"')
-    if not asked.format:
-        raise Mistake("--format names nothing; give at least one, for example: --format glb")
-    if asked.resume and asked.overwrite:
-        raise Mistake("--resume and --overwrite contradict each other; give one of them")
     ranges = {
         "seed": SEED,
         "steps": STEPS,
@@ -216,28 +218,17 @@ def check_cheaply(asked: Text) -> None:
         "height": HEIGHT,
     }
     check_ranges(asked, ranges)
-    if asked.texture_size is not None and asked.texture_size.bit_count() != 1:
-        near = 2 ** round(math.log2(asked.texture_size))
-        raise Mistake(f"--texture-size is {asked.texture_size}; it must be a power of two, for example {near}")
+    check_asset_flags(asked)
 
 
 def resolve(asked: Text) -> Request:
     """The whole request, every name looked up and every default filled in. Raises Mistake."""
-    import torch
-
-    from threed.exporters import WRITERS
-    from threed.recipes import RECIPES
     from threed.run import Request
 
-    if asked.recipe not in RECIPES:
-        raise unknown("recipe", asked.recipe, RECIPES)
-    formats = tuple(dict.fromkeys(name.lower().lstrip(".") for name in asked.format))
-    for name in formats:
-        if f".{name}" not in WRITERS:
-            raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
-    devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    check_device(asked.device, devices)
-    recipe = with_flags(RECIPES[asked.recipe], asked)
+    recipe = recipe_for("text", asked.recipe)
+    formats = formats_of(asked.format)
+    check_machine(asked.device)
+    recipe = with_flags(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         negative=" ".join(asked.negative.split()) or recipe.negative,
@@ -249,11 +240,47 @@ def resolve(asked: Text) -> Request:
     )
 
 
+def recipe_for(what: str, name: str) -> Recipe:
+    """The recipe of this name that makes assets of a text, or of a picture. Raises Mistake."""
+    from threed.recipes import RECIPES
+
+    commands = {"text": "threed text", "picture": "threed image"}
+    if name not in RECIPES:
+        raise unknown("recipe", name, (recipe.name for recipe in RECIPES.values() if recipe.wants == what))
+    if (wants := RECIPES[name].wants) != what:
+        raise Mistake(f"recipe {name!r} makes assets of a {wants}; use {commands[wants]}, or another --recipe")
+    return RECIPES[name]
+
+
+def formats_of(names: Sequence[str]) -> tuple[str, ...]:
+    """File formats, each once. Raises Mistake."""
+    from threed.exporters import WRITERS
+
+    formats = tuple(dict.fromkeys(name.lower().lstrip(".") for name in names))
+    for name in formats:
+        if f".{name}" not in WRITERS:
+            raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
+    return formats
+
+
+def check_machine(device: str) -> None:
+    """Raises Mistake for a device that is not known, or not there."""
+    import torch
+
+    check_device(device, {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()})
+
+
+def with_asset(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
+    """The recipe of an asset of the size that was asked for."""
+    given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
+    return replace(
+        recipe, asset=replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
+    )
+
+
 def with_flags(recipe: Recipe, asked: Text) -> Recipe:
     """The recipe, with the flags that were given in place of its own values."""
-    given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
-    asset = replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
-    recipe = replace(recipe, asset=asset, start=asked.start or recipe.start)
+    recipe = replace(with_asset(recipe, asked), start=asked.start or recipe.start)
     if recipe.start == "mesh":
         raise Mistake(f"recipe {recipe.name!r} begins with a mesh; give it one with --start, or use threed edit")
     if not recipe.stages and recipe.start == "sphere":

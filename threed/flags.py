@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from threed.errors import Mistake, unknown
 
 SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
+FACES = (100, 200_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
 
@@ -33,6 +35,8 @@ Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj."
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
 ]
+Faces = Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")]
+Height = Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")]
 Device = Annotated[str, said("Where to compute: cpu, cuda, mps.")]
 Resume = Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")]
 Overwrite = Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")]
@@ -45,6 +49,20 @@ def check_ranges(asked: object, ranges: Mapping[str, tuple[float, float]]) -> No
         if value is not None and not low <= value <= high:  # NaN is in no range
             flag = "--" + name.replace("_", "-")
             raise Mistake(f"{flag} is {value}; it must lie between {low:g} and {high:g}")
+
+
+def check_asset_flags(asked: object) -> None:
+    """What is asked of an asset and its folder, beyond ranges. Raises Mistake."""
+    formats, resume, overwrite, texels = (
+        getattr(asked, name) for name in ("format", "resume", "overwrite", "texture_size")
+    )
+    if not formats:
+        raise Mistake("--format names nothing; give at least one, for example: --format glb")
+    if resume and overwrite:
+        raise Mistake("--resume and --overwrite contradict each other; give one of them")
+    if texels is not None and texels.bit_count() != 1:
+        near = 2 ** round(math.log2(max(texels, 1)))
+        raise Mistake(f"--texture-size is {texels}; it must be a power of two, for example {near}")
 
 
 def check_device(name: str, devices: Mapping[str, bool]) -> None:

@@ -38,7 +38,7 @@ from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.read import normalised, read
 from threed.renderers.shading import bent
-from threed.run import Request, Run, slug
+from threed.run import Request, Run
 from threed.sdf import SDF, SDFConfig, imitate_voxels
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
@@ -170,7 +170,7 @@ def solidify(shape: Shape, request: Request) -> Asset:
     try:
         mesh, uvs, uv_faces = laid_out(shape, wanted)
         material = bake_material(mesh, uvs, uv_faces, look_of(shape), wanted.texture_size)
-        asset = Asset(slug(request.prompt), mesh, uvs, uv_faces, material)
+        asset = Asset(request.name, mesh, uvs, uv_faces, material)
         verify(asset, watertight=not isinstance(shape, Painted))
     except ValueError as error:
         raise Failure(f"no asset came out of the volume: {error}") from error

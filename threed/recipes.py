@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from threed.distill.anneal import Anneal
 from threed.distill.hifa import HiFA, root
@@ -67,6 +68,7 @@ class AssetSettings:
 class Recipe:
     name: str
     about: str  # one line for --help
+    wants: Literal["text", "picture"] = "text"  # what it makes an asset of: `threed text` or `threed image`
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     negative: str = ""  # what it should not look like, unless the user says so
@@ -123,6 +125,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="instant",
             about="the start alone: a volume out of the text, in seconds",
+            start="volume",
+        ),
+        Recipe(
+            name="lrm",
+            about="a volume out of a picture, in seconds (as Hong et al. 2023), and the picture onto it",
+            wants="picture",
             start="volume",
         ),
         Recipe(

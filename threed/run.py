@@ -33,9 +33,23 @@ FILES = (
     "metrics.jsonl",
     "log.txt",
     "progress.png",
+    "input.png",
+    "mask.png",
 )
 CHECKPOINTS_KEPT = 2  # so that a torn one has a predecessor
 SLUG_LENGTH = 40  # characters; at most 160 bytes of the 255 that file systems allow
+
+
+@dataclass(frozen=True)
+class Source:
+    """The picture that an asset is made of, and what was said about it."""
+
+    name: str  # of the file, as `slug` has it
+    digest: str  # SHA-256 of the file, in hexadecimal
+    mask: str | None = None  # that of the mask's file
+    remove_background: bool = True
+    elevation: float | None = None  # degrees, of its camera; None where it is estimated
+    fov: float = 40.0  # degrees
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,13 @@ class Request:
     prior: str = "embedded"  # or a folder
     device: str = "cpu"
     formats: tuple[str, ...] = ("glb", "obj")
+    picture: Source | None = None
     version: str = __version__
+
+    @property
+    def name(self) -> str:
+        """What the asset is called."""
+        return self.picture.name if self.picture else slug(self.prompt)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"

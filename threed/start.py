@@ -74,26 +74,50 @@ def density_of(distance: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
     return PEAK * functional.softplus(BIAS - STEEPNESS * distance)
 
 
-def begin(name: str, prompt: str, seed: int, prior: Path, negative: str = "") -> VoxelField | None:
-    """What this start looks like; None for a soft ball. Raises Mistake for a mesh, Failure for a text, of no use."""
+def begin(
+    name: str,
+    prompt: str,
+    seed: int,
+    prior: Path,
+    negative: str = "",
+    picture: Float[Tensor, "4 S S"] | None = None,
+    device: str = "cpu",
+) -> VoxelField | None:
+    """What this start looks like; None for a soft ball.
+
+    Raises Mistake for a mesh of no use, Failure for a text, or a picture as `distill/start.py` has it, of no use.
+    """
     if name == "sphere":
         return None
     if name == "volume":
         try:
-            return VoxelField(imagined(prompt, seed, prior, negative))
+            return VoxelField(imagined(prompt, seed, prior, negative, picture, device))
         except ValueError as error:
-            remedy = "try another --seed, other words, or --recipe dreamfusion"
-            raise Failure(f"no volume came out of {prompt!r} ({error}); {remedy}") from error
+            what, remedy = repr(prompt), "other words, or --recipe dreamfusion"
+            if picture is not None:
+                what, remedy = "the picture", "--prompt with a few words about it, or another picture"
+            raise Failure(f"no volume came out of {what} ({error}); try another --seed, {remedy}") from error
     try:
         return VoxelField(voxelise(read(name), RESOLUTION))
     except ValueError as error:
         raise Mistake(f"cannot start from {name!r}: {error}") from error
 
 
-def imagined(prompt: str, seed: int, prior: Path, negative: str = "") -> Voxels:
-    """A volume of this text, led away from the negative one, by the start in a prior's folder, as fine as that is."""
+def imagined(
+    prompt: str,
+    seed: int,
+    prior: Path,
+    negative: str = "",
+    picture: Float[Tensor, "4 S S"] | None = None,
+    device: str = "cpu",
+) -> Voxels:
+    """A volume of this text, and of this picture, led away from the negative text, by the start in a prior's folder.
+
+    It is as fine as that is.
+    """
     encode = embedded.text_reader(prior)
-    candidates = start.sample(start.load(prior), encode([prompt]), encode([negative]), CANDIDATES, seeded(seed))
+    words, network = (encode([prompt]), encode([negative])), start.load(prior, device)
+    candidates = start.sample(network, *words, CANDIDATES, seeded(seed), picture=picture).cpu()
     voxels = start.voxels_of(start.consensus(candidates))
     return smoothed(upsampled(flattened(voxels), prior))
 

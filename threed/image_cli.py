@@ -1,0 +1,163 @@
+"""The command line of pictures: `threed image PICTURE`, everything checked before any work, as `threed text` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from threed.errors import Mistake
+from threed.flags import (
+    FACES,
+    HEIGHT,
+    SEED,
+    TEXTURE,
+    Device,
+    Faces,
+    Formats,
+    Height,
+    Overwrite,
+    PriorName,
+    Resume,
+    Seed,
+    TextureSize,
+    check_asset_flags,
+    check_ranges,
+    said,
+)
+
+if TYPE_CHECKING:
+    from threed.photograph import Photograph
+    from threed.run import Request
+
+ELEVATION, FOV = (-45.0, 80.0), (5.0, 100.0)  # degrees
+HELP = """Turn a picture of one object into a textured 3D asset.
+
+PICTURE is a PNG, JPEG, WebP, GIF, TIFF or BMP file that shows the whole object, best seen from the front or half from
+the side, before a plain background or none: an alpha channel says what the object is, or else --mask does, or else
+whatever does not look like the border of the picture. The run folder, outputs/<picture>-<seed>/, receives what
+`threed text` writes, and input.png, the object as it was cut out, and mask.png: where that is wrong, correct it in any
+painting program and give it back with --mask.
+
+What the picture shows goes onto the front of the texture as it is, its light and its shadows included; the other sides
+are a guess. The front of the asset is the quarter that the camera stood nearest to.
+
+Recipes:
+  lrm  a volume out of the picture, in seconds, and the picture onto its front
+
+For example:
+  threed image chair.png
+  threed image chair.jpg --prompt "a wooden chair"          # a few words help where the picture does not tell
+  threed image chair.jpg --mask outputs/chair-0/mask.png --overwrite    # the mask, corrected
+  threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
+  threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What `threed image` was asked for, as it was typed; None where the recipe decides."""
+
+    picture: Annotated[tyro.conf.Positional[Path], said("A picture of one object.", metavar="PICTURE")]
+    output: Annotated[Path | None, said("The run folder.", "outputs/<picture>-<seed>")] = None
+    seed: Seed = 0
+    prompt: Annotated[str, said("What it shows, in a few plain words.", "nothing")] = ""
+    mask: Annotated[Path | None, said("A picture of the same shape, white where the object is.", "found")] = None
+    remove_background: Annotated[bool, said("Take the whole picture for the object.", "off")] = True
+    elevation: Annotated[
+        float | None,
+        said(f"Degrees from how high it was taken, {ELEVATION[0]:g} to {ELEVATION[1]:g}.", "estimated"),
+    ] = None
+    fov: Annotated[float, said(f"Degrees of its field of view, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
+    recipe: Annotated[str, said("How it is made; see the list above.")] = "lrm"
+    prior: PriorName = "embedded"
+    format: Formats = ("glb", "obj")
+    faces: Faces = None
+    texture_size: TextureSize = None
+    height: Height = None
+    device: Device = "cpu"
+    resume: Resume = False
+    overwrite: Overwrite = False
+
+
+def main(asked: Picture) -> None:
+    """`threed image`: check everything, make the asset, say where it is. Raises Mistake."""
+    from threed import cli
+
+    check_cheaply(asked)
+
+    from threed import photograph
+
+    picture = photograph.read(asked.picture)
+    mask = photograph.read(asked.mask) if asked.mask else None
+    request = resolve(asked, picture, mask)
+    cli.check_prior(request)
+    check_start(request)
+
+    from threed.cutout import masked
+    from threed.machine import set_threads
+    from threed.pictured import picture_to_3d
+    from threed.run import Run
+
+    set_threads()
+    found, how = masked(picture, mask, asked.remove_background)
+    folder = asked.output or Path("outputs") / f"{request.name}-{request.seed}"
+    with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
+        picture_to_3d(request, picture, found, how, run)
+        cli.summarise(run)
+
+
+def check_cheaply(asked: Picture) -> None:
+    """What can be judged without importing anything. Raises Mistake."""
+    for path, remedy in ((asked.picture, "check the path"), (asked.mask, "check the path after --mask")):
+        if path and not path.is_file():
+            raise Mistake(f"there is no picture {str(path)!r}; {remedy}")
+    if asked.mask and not asked.remove_background:
+        raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
+    ranges = {"seed": SEED, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
+    check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV})
+    check_asset_flags(asked)
+
+
+def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Request:
+    """The whole request, every name looked up and every default filled in. Raises Mistake."""
+    from threed import cli
+    from threed.run import Request, Source, slug
+
+    recipe = cli.recipe_for("picture", asked.recipe)
+    formats = cli.formats_of(asked.format)
+    cli.check_machine(asked.device)
+    return Request(
+        prompt=" ".join(asked.prompt.split()),
+        seed=asked.seed,
+        prior=asked.prior,
+        device=asked.device,
+        formats=formats,
+        recipe=cli.with_asset(recipe, asked),
+        picture=Source(
+            name=slug(asked.picture.stem),
+            digest=picture.digest,
+            mask=mask.digest if mask else None,
+            remove_background=asked.remove_background,
+            elevation=asked.elevation,
+            fov=asked.fov,
+        ),
+    )
+
+
+def check_start(request: Request) -> None:
+    """That the prior has a start that may be shown pictures. Raises Mistake."""
+    from threed.distill import start
+    from threed.distill.folder import UnreadablePrior, located
+
+    folder = located(request.prior)
+    if not (folder / "start").is_dir():
+        raise Mistake(f"the prior {request.prior!r} has no start; use --prior embedded, or train one")
+    try:
+        if not start.shape(folder).picture:
+            raise Mistake(f"the start of the prior {request.prior!r} takes no pictures; use --prior embedded")
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
