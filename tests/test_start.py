@@ -16,6 +16,7 @@ from threed.distill.start import (
     consensus,
     cut,
     joined,
+    longest,
     medoid,
     sample,
     volume_of,
@@ -206,6 +207,22 @@ def test_a_consensus_is_the_mean_by_likeness_to_the_medoid():
     expected = sum(weight * volume.clamp(-1, 1) for weight, volume in zip(weights, found, strict=True)) / weights.sum()
     torch.testing.assert_close(consensus(found), expected)
     torch.testing.assert_close(consensus(found[:1]), found[0].clamp(-1, 1))
+
+
+def test_a_part_that_stands_elsewhere_in_each_is_not_lost():
+    """A crown that all have, on trunks in different places, of which one in four would remain: none."""
+    trees = torch.ones(4, 4, 16, 16, 16)
+    trees[:, 0, 2:14, 9:15, 2:14] = -1.0
+    for k in range(4):
+        trees[k, 0, 3 + 2 * k, 1:9, 7] = -1.0
+    plain = torch.einsum("c,cnxyz->nxyz", torch.full((4,), 0.25), trees)
+    assert longest(plain) == 12
+    found = consensus(trees)
+    assert longest(found) == longest(trees[0]) == 14
+    assert torch.equal(found, trees[medoid(trees)])
+    low = trees.clone()
+    low[1:, 0, :, :9] = 1.0  # where only one has a trunk at all
+    assert longest(consensus(low)) == 12
 
 
 def test_what_is_alone_has_no_part_in_a_consensus():
