@@ -282,14 +282,13 @@ def consensus(volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "4 G G G"]:
     than that volume is, more is left to those that are alike, and in the end to that one alone.
     """
     volumes = volumes.clamp(-1, 1)
-    usual = medoid(volumes)
-    alike = likeness(volumes)[usual]
-    for power in POWERS:
+    usual, alike = volumes[medoid(volumes)], likeness(volumes)[medoid(volumes)]
+    for power in POWERS if longest(usual) else ():
         weights = alike**power
-        mean = torch.einsum("n,ncxyz->cxyz", weights / weights.sum().clamp(min=1e-6), volumes)
-        if longest(mean) >= KEPT * longest(volumes[usual]):
+        mean = torch.einsum("n,ncxyz->cxyz", weights / weights.sum(), volumes)
+        if longest(mean) >= KEPT * longest(usual):
             return mean
-    return volumes[usual]
+    return usual
 
 
 def longest(volume: Float[Tensor, "4 G G G"]) -> int:

@@ -231,7 +231,7 @@ def test_what_is_alone_has_no_part_in_a_consensus():
     same[0, :4] = -1.0
     other[0, 5:] = -0.5
     assert torch.equal(consensus(torch.stack([other, same, torch.ones_like(same), same, same])), same)
-    assert consensus(torch.ones(3, 4, 8, 8, 8)).eq(0).all()  # in which nothing is solid
+    assert consensus(torch.ones(3, 4, 8, 8, 8)).eq(1).all()  # in which nothing is solid
 
 
 def test_voxels_there_and_back():

@@ -26,6 +26,7 @@ from threed.distill import upsampler as upsamplers
 from threed.distill.embedded import Embedded
 from threed.distill.folder import located
 from threed.distill.start import Start
+from threed.distill.text import pieces
 from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
