@@ -152,10 +152,10 @@ RECIPES: dict[str, Recipe] = {
             name="prolificdreamer",
             about="variational score distillation (Wang et al. 2023): a volume, then its surface, then its texture",
             stages=(
-                # Wang et al.: 25,000 steps at scale 7.5, adapter of rank 4 at 1e-4, t in [0.02, 0.98], then up to 0.5.
+                # Wang et al.: 25,000 steps at scale 7.5 (gaudy here), an adapter of rank 4 at 1e-4, t up to 0.98, then 0.5
                 replace(
                     COARSE,
-                    loss=VSD(scale=7.5, rate=2e-3, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
+                    loss=VSD(scale=2.0, rate=2e-3, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
                 ),
                 replace(
                     COARSE,
@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
                     scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
                     steps=40,
                     kinds=("albedo",),
-                    loss=VSD(scale=7.5, rate=2e-3, t_min=Anneal(0.5, 0.1), t_max=Anneal(0.5, 0.1), weight="clean"),
+                    loss=VSD(scale=2.0, rate=2e-3, t_min=Anneal(0.5, 0.1), t_max=Anneal(0.5, 0.1), weight="clean"),
                 ),
             ),
         ),
