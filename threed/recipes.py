@@ -152,7 +152,7 @@ RECIPES: dict[str, Recipe] = {
             name="prolificdreamer",
             about="variational score distillation (Wang et al. 2023): a volume, then its surface, then its texture",
             stages=(
-                # Wang et al.: 25,000 steps at scale 7.5 (gaudy here), an adapter of rank 4 at 1e-4, t up to 0.98, then 0.5
+                # Wang et al.: 25,000 steps at scale 7.5 (gaudy here), rank 4 at 1e-4, t up to 0.98, then 0.5.
                 replace(
                     COARSE,
                     loss=VSD(scale=2.0, rate=2e-3, t_min=Anneal(0.98, 0.3), t_max=Anneal(0.98, 0.3), weight="clean"),
