@@ -185,9 +185,8 @@ def prompt(words: str, assets: Path, runs: Path) -> None:
     truths, rows, faces = captioned(assets)[words], {}, []
     for name in LOSSES:
         folder = runs / name
-        if not (folder / "report.json").exists():
-            flags = ["--recipe", "dreamfusion", "--loss", name, "--output", str(folder), "--resume"]
-            subprocess.run([sys.executable, "-m", "threed", "text", words, *flags], check=True)
+        flags = ["--recipe", "dreamfusion", "--loss", name, "--output", str(folder), "--resume"]
+        subprocess.run([sys.executable, "-m", "threed", "text", words, *flags], check=True)
         rows[name] = compare(words, folder, truths)
         faces.append(torch.from_numpy(picture(folder / "preview.png")))
     (RESULTS / "losses-prompt.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -282,7 +282,8 @@ def consensus(volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "4 G G G"]:
     than that volume is, more is left to those that are alike, and in the end to that one alone.
     """
     volumes = volumes.clamp(-1, 1)
-    usual, alike = volumes[medoid(volumes)], likeness(volumes)[medoid(volumes)]
+    first = medoid(volumes)
+    usual, alike = volumes[first], likeness(volumes)[first]
     for power in POWERS if longest(usual) else ():
         weights = alike**power
         mean = torch.einsum("n,ncxyz->cxyz", weights / weights.sum(), volumes)

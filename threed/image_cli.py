@@ -106,7 +106,8 @@ def main(asked: Picture) -> None:
     found, how = masked(picture, mask, asked.remove_background)
     folder = asked.output or Path("outputs") / f"{request.name}-{request.seed}"
     with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
-        picture_to_3d(request, picture, found, how, run)
+        if not run.finished(request):
+            picture_to_3d(request, picture, found, how, run)
         cli.summarise(run)
 
 
