@@ -42,7 +42,6 @@ CHANNELS = 4  # distance, red, green, blue
 COLOUR_WEIGHT = 0.5  # of a colour's error, against that of the distance
 FREQUENCIES = 16  # of the timestep's harmonics
 ENCODER = (32, 64, 128, 256)  # channels of a picture's encoder, at half the pixels a side each
-POWERS, KEPT = (2, 4, 8, 16), 0.9  # of likeness, in a consensus; share of the longest side that it must keep
 FIRST, LAST = 0.995, 0.005  # timesteps between which volumes are sampled
 
 
@@ -272,43 +271,6 @@ def checked(picture: Float[Tensor, "4 S S"], config: StartConfig) -> Float[Tenso
             f"the picture is {tuple(picture.shape)}; this start takes 4 x {config.picture} x {config.picture}"
         )
     return picture
-
-
-def consensus(volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "4 G G G"]:
-    """What volumes of one text agree on: the mean around the one most like the others.
-
-    Each counts by a power of its intersection over union with that one, so that failures hardly do. Noise, which is
-    different in all of them, goes. So may a thin part that stands elsewhere in each, a trunk: where the mean is shorter
-    than that volume is, more is left to those that are alike, and in the end to that one alone.
-    """
-    volumes = volumes.clamp(-1, 1)
-    first = medoid(volumes)
-    usual, alike = volumes[first], likeness(volumes)[first]
-    for power in POWERS if longest(usual) else ():
-        weights = alike**power
-        mean = torch.einsum("n,ncxyz->cxyz", weights / weights.sum(), volumes)
-        if longest(mean) >= KEPT * longest(usual):
-            return mean
-    return usual
-
-
-def longest(volume: Float[Tensor, "4 G G G"]) -> int:
-    """Voxels along the longest side of what is solid."""
-    filled = torch.nonzero(volume[0] < 0)
-    return int((filled.amax(0) - filled.amin(0)).max()) + 1 if len(filled) else 0
-
-
-def medoid(volumes: Float[Tensor, "C 4 G G G"]) -> int:
-    """The volume most like the others: rarely a failure."""
-    return int(likeness(volumes).sum(1).argmax())
-
-
-def likeness(volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "C C"]:
-    """Intersection over union of all pairs; 0 for what is empty."""
-    inside = (volumes[:, 0] < 0).flatten(1).float()
-    both = inside @ inside.T
-    size = inside.sum(1)
-    return both / (size[:, None] + size - both).clamp(min=1)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Start:

@@ -13,11 +13,8 @@ from threed.distill.start import (
     COLOUR_WEIGHT,
     Start,
     StartConfig,
-    consensus,
     cut,
     joined,
-    longest,
-    medoid,
     sample,
     volume_of,
     voxels_of,
@@ -185,53 +182,6 @@ def test_same_seed_same_volumes():
     drawn = [sample(tiny(), told(4), told(9), 2, seeded(seed), steps=3) for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.allclose(drawn[0], drawn[2])
-
-
-def test_the_medoid_is_the_one_most_like_the_others():
-    found = volumes(6)
-    found[4] = found[1]  # two that agree entirely
-
-    def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
-        return ((a & b).sum() / (a | b).sum()).item()
-
-    inside = found[:, 0] < 0
-    expected = max(range(6), key=lambda i: sum(agreement(inside[i], inside[j]) for j in range(6)))
-    assert medoid(found) == expected
-
-
-def test_a_consensus_is_the_mean_by_likeness_to_the_medoid():
-    found = volumes(5)
-    inside = found[:, 0] < 0
-    own = inside[medoid(found)]
-    weights = torch.stack([((each & own).sum() / (each | own).sum()).square() for each in inside])
-    expected = sum(weight * volume.clamp(-1, 1) for weight, volume in zip(weights, found, strict=True)) / weights.sum()
-    torch.testing.assert_close(consensus(found), expected)
-    torch.testing.assert_close(consensus(found[:1]), found[0].clamp(-1, 1))
-
-
-def test_a_part_that_stands_elsewhere_in_each_is_not_lost():
-    """A crown that all have, on trunks in different places, of which one in four would remain: none."""
-    trees = torch.ones(4, 4, 16, 16, 16)
-    trees[:, 0, 2:14, 9:15, 2:14] = -1.0
-    for k in range(4):
-        trees[k, 0, 3 + 2 * k, 1:9, 7] = -1.0
-    plain = torch.einsum("c,cnxyz->nxyz", torch.full((4,), 0.25), trees)
-    assert longest(plain) == 12
-    found = consensus(trees)
-    assert longest(found) == longest(trees[0]) == 14
-    assert torch.equal(found, trees[medoid(trees)])
-    low = trees.clone()
-    low[1:, 0, :, :9] = 1.0  # where only one has a trunk at all
-    assert longest(consensus(low)) == 12
-
-
-def test_what_is_alone_has_no_part_in_a_consensus():
-    """Of three equal volumes, one that shares nothing with them and one that is empty, the first remain."""
-    same, other = torch.ones(2, 4, 8, 8, 8)
-    same[0, :4] = -1.0
-    other[0, 5:] = -0.5
-    assert torch.equal(consensus(torch.stack([other, same, torch.ones_like(same), same, same])), same)
-    assert consensus(torch.ones(3, 4, 8, 8, 8)).eq(1).all()  # in which nothing is solid
 
 
 def test_voxels_there_and_back():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from threed.distill import start as inference
-from threed.distill.start import COLOUR_WEIGHT, StartConfig, cut, medoid, sample, volume_of
+from threed.distill.consensus import medoid
+from threed.distill.start import COLOUR_WEIGHT, StartConfig, cut, sample, volume_of
 from threed.distill.text import Text
 from threed.renderers.voxels import TRUNCATION, Voxels
 from threed.training.recolour import name_of

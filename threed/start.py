@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from threed.distill import embedded, start, upsampler
+from threed.distill.consensus import consensus
+from threed.distill.symmetry import Symmetry, symmetrised
 from threed.errors import Failure, Mistake
 from threed.nerf import NeRF
 from threed.renderers import volume
@@ -118,8 +120,8 @@ def imagined(
     encode = embedded.text_reader(prior)
     words, network = (encode([prompt]), encode([negative])), start.load(prior, device)
     candidates = start.sample(network, *words, CANDIDATES, seeded(seed), picture=picture).cpu()
-    voxels = start.voxels_of(start.consensus(candidates))
-    return smoothed(upsampled(flattened(voxels), prior))
+    volume, symmetry = consensus(candidates)
+    return smoothed(upsampled(flattened(start.voxels_of(volume)), prior, symmetry))
 
 
 def flattened(voxels: Voxels) -> Voxels:
@@ -135,11 +137,12 @@ def flattened(voxels: Voxels) -> Voxels:
 
 
 @torch.no_grad()
-def upsampled(voxels: Voxels, prior: Path) -> Voxels:
-    """In twice the resolution where the prior's folder has an upsampler; as they are elsewhere."""
+def upsampled(voxels: Voxels, prior: Path, symmetry: Symmetry | None = None) -> Voxels:
+    """In twice the resolution where the prior's folder has an upsampler, and as symmetric; as they are elsewhere."""
     if not (prior / "upsampler").is_dir():
         return voxels
-    return start.voxels_of(upsampler.load(prior)(start.volume_of(voxels)[None])[0])
+    fine = upsampler.load(prior)(start.volume_of(voxels)[None])[0].clamp(-1, 1)
+    return start.voxels_of(symmetrised(fine, symmetry) if symmetry else fine)
 
 
 def smoothed(voxels: Voxels) -> Voxels:

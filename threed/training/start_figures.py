@@ -14,6 +14,7 @@ from torch import Tensor
 
 from threed.distill import start
 from threed.distill.conditions import reference_picture
+from threed.distill.consensus import consensus
 from threed.distill.start import Start
 from threed.distill.upsampler import Upsampler, interpolated
 from threed.renderers.camera import orbit
@@ -49,7 +50,7 @@ def starts(
             seconds += time.perf_counter() - began
             found[part].append(volume_figures(trial, made, truths[number], captions, number))
             if part == "captions":
-                usual[number] = start.consensus(made)
+                usual[number], _ = consensus(made)
             tell(step + 1, {})
     whole = [float(measures.is_whole(voxels.occupied)) for own in truths for voxels in own]
     return {
@@ -115,7 +116,7 @@ def volume_figures(
 ) -> dict[str, float]:
     """Of what C volumes agree on against the best of its caption's assets; of all C, whether anything is wrong."""
     every = [start.voxels_of(volume) for volume in made]
-    best, filled = start.voxels_of(start.consensus(made)), [each.occupied for each in every if each.occupied.any()]
+    best, filled = start.voxels_of(consensus(made)[0]), [each.occupied for each in every if each.occupied.any()]
     ious = [measures.volume_iou(best.occupied, truth.occupied) for truth in truths]
     nearest = truths[int(np.argmax(ious))]
     both = best.occupied & nearest.occupied
