@@ -15,7 +15,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-PACKAGES = ("threed", "threed.renderers", "threed.distill", "threed.exporters", "threed.training")
+PACKAGES = ("threed", "threed.renderers", "threed.distill", "threed.exporters", "threed.training", "threed.viewer")
 
 
 def _annotated_modules() -> list[str]:

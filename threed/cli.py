@@ -1,4 +1,5 @@
-"""The command line: `threed text PROMPT`, `threed image PICTURE`, `threed edit`, `threed prior ...`, `threed doctor`.
+"""The command line: `threed text PROMPT`, `threed image PICTURE`, `threed edit`, `threed view`, `threed prior ...`,
+`threed doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, image_cli, prior_cli
+from threed import __version__, image_cli, prior_cli, view_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake, unknown
 from threed.flags import (
@@ -38,6 +39,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Watch,
     check_asset_flags,
     check_device,
     check_ranges,
@@ -84,6 +86,7 @@ ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine
   threed text "a wooden barrel"
   threed image chair.png                                     # or out of a picture
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"    # change it
+  threed view                                                # look at all that was made
   threed prior train --help                                  # learn from your own assets
   threed --version
 """
@@ -119,6 +122,7 @@ class Text:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
 
@@ -132,6 +136,7 @@ Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
     | Annotated[image_cli.Picture, tyro.conf.subcommand("image", description=image_cli.HELP, prefix_name=False)]
     | Annotated[Edit, tyro.conf.subcommand("edit", description=EDIT_HELP, prefix_name=False)]
+    | Annotated[view_cli.View, tyro.conf.subcommand("view", description=view_cli.HELP, prefix_name=False)]
     | Annotated[prior_cli.Prior, tyro.conf.subcommand("prior", description=prior_cli.PRIOR_HELP, prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
 )
@@ -157,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor.main()
         if isinstance(command, prior_cli.Prior):
             prior_cli.main(command.command)
+        elif isinstance(command, view_cli.View):
+            view_cli.main(command)
         elif isinstance(command, image_cli.Picture):
             image_cli.main(command)
         else:
@@ -195,10 +202,13 @@ def text(asked: Text) -> None:
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
     from threed.run import Run, slug
+    from threed.viewer.companion import companion
 
     set_threads()
     folder = asked.output or Path("outputs") / f"{slug(request.prompt)}-{request.seed}"
-    with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
+    opened = Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True))
+    with companion(asked.view) as show, opened as run:
+        show(run)
         if not run.finished(request):
             text_to_3d(request, run)
         summarise(run)

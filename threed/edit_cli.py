@@ -21,6 +21,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Watch,
     said,
 )
 
@@ -53,6 +54,7 @@ class Edit:
     texture_size: TextureSize = None
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it was")] = None
     device: Device = "cpu"
+    view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
 

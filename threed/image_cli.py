@@ -24,6 +24,7 @@ from threed.flags import (
     Resume,
     Seed,
     TextureSize,
+    Watch,
     check_asset_flags,
     check_ranges,
     said,
@@ -79,6 +80,7 @@ class Picture:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
 
@@ -101,11 +103,14 @@ def main(asked: Picture) -> None:
     from threed.machine import set_threads
     from threed.pictured import picture_to_3d
     from threed.run import Run
+    from threed.viewer.companion import companion
 
     set_threads()
     found, how = masked(picture, mask, asked.remove_background)
     folder = asked.output or Path("outputs") / f"{request.name}-{request.seed}"
-    with Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True)) as run:
+    opened = Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True))
+    with companion(asked.view) as show, opened as run:
+        show(run)
         if not run.finished(request):
             picture_to_3d(request, picture, found, how, run)
         cli.summarise(run)
