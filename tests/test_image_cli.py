@@ -199,6 +199,6 @@ def test_quick_answers_import_nothing_heavy(arguments: list[str]) -> None:
         "import sys; from threed.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'numpy', 'cv2', 'PIL', 'numba'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'numpy', 'scipy', 'PIL', 'numba'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)
