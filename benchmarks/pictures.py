@@ -6,9 +6,11 @@
 
 ASSETS is the folder of the training set, with its manifest.jsonl; the assets are of the twentieth of it that trainings
 hold out. Each is shown once: from between its front and its right, 15 degrees up, shaded, cut out. The exported GLB is
-read back. Truth and result stand on their bounding boxes' middles, the farthest point at radius 1, and are not turned:
+read back. Truth and result are centred on their bounding boxes, the farthest point at radius 1, and are not turned:
 `threed image` answers with the quarter nearest to the camera as the front, which of these pictures is the asset's own.
-Methods without a prior (`unaided`) are told the camera and stand in the asset's frame as well.
+Methods without a prior (`unaided`) are told the camera and stand in the asset's frame as well. So that it can be seen
+how much is lost by a wrong guess of the camera alone, one more column has the volume IoU of the result turned about the
+vertical until the camera that the report tells of stands where the true one stood.
 
 Over 16 views: PSNR and SSIM of the albedo on white, IoU of the silhouettes, and how far apart the features are that the
 shipped start's picture encoder has of them, one minus their cosine. Of the surfaces that can be seen from outside:
@@ -75,7 +77,17 @@ VIEWS, VOXELS = 16, 32
 POINTS = 40_000  # of each surface: two such samples of one surface are 0.2 % of its diagonal apart
 BURIED = 1.5  # voxels: what lies so deep inside is no surface that can be seen
 NEAR = 0.01  # of the diagonal
-FIGURES = ("volume_iou", "chamfer_percent", "f_score", "psnr", "ssim", "feature_distance", "silhouette_iou", "seconds")
+FIGURES = (
+    "volume_iou",
+    "turned_iou",
+    "chamfer_percent",
+    "f_score",
+    "psnr",
+    "ssim",
+    "feature_distance",
+    "silhouette_iou",
+    "seconds",
+)
 COMPANIONS = ("_depth", "_normal")  # of photographs in a folder, which are none
 
 
@@ -133,8 +145,9 @@ class Trial:
         return slug(self.item.name.rpartition(".")[0].replace("/", " "))
 
     @property
-    def seen(self) -> dict[str, float]:
-        return {"true_azimuth_degrees": round(math.degrees(self.reference.camera.azimuth), 1)}
+    def azimuth(self) -> float:
+        """Of the camera, in degrees."""
+        return round(math.degrees(self.reference.camera.azimuth), 1)
 
     @property
     def picture(self) -> Image.Image:
@@ -164,7 +177,7 @@ def main() -> None:
             folder = asked.runs / method / trial.name
             make(method, trial, folder)
             made = read(folder / "asset.glb")
-            rows[method].append({"asset": trial.item.name} | trial.seen | compared(made, folder, trial.truth, encoder))
+            rows[method].append({"asset": trial.item.name} | compared(made, folder, trial, encoder))
             views[method].append(strip(trial.picture, made, trial.reference.camera))
             print(method, rows[method][-1], file=sys.stderr)
     for method, found in rows.items():
@@ -216,14 +229,17 @@ def run(picture: Path, recipe: str, folder: Path) -> subprocess.CompletedProcess
     return subprocess.run([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def compared(made: Asset, folder: Path, truth: Solidity, encoder: start.PictureEncoder) -> dict[str, Any]:
-    """FIGURES, and how true a recipe is to the picture that it was shown."""
-    mine = Solidity.of(made, encoder)
+def compared(made: Asset, folder: Path, trial: Trial, encoder: start.PictureEncoder) -> dict[str, Any]:
+    """FIGURES, and what a recipe reports of the picture that it was shown."""
+    truth, mine = trial.truth, Solidity.of(made, encoder)
     away, back = measures.distances(mine.points, truth.points)
     similarity, silhouette = agreement(mine.render, truth.render)
     report = json.loads((folder / "report.json").read_text())
+    told = report.get("picture", {"azimuth_degrees": trial.azimuth})
+    again = voxelise(turned(mine.asset, math.radians(trial.azimuth - told["azimuth_degrees"])), VOXELS)
     found = {
         "volume_iou": measures.volume_iou(mine.voxels.occupied, truth.voxels.occupied),
+        "turned_iou": measures.volume_iou(again.occupied, truth.voxels.occupied),
         "chamfer_percent": 100 * measures.chamfer(away, back) / truth.diagonal,
         "f_score": measures.f_score(away, back, NEAR * truth.diagonal),
         "psnr": similarity,
@@ -232,8 +248,14 @@ def compared(made: Asset, folder: Path, truth: Solidity, encoder: start.PictureE
         "silhouette_iou": silhouette,
         "seconds": sum(report["seconds"].values()),
     }
-    told = {name: report.get("picture", {}).get(name) for name in ("azimuth_degrees", "elevation_degrees", "psnr_db")}
-    return {name: round(value, 4) for name, value in found.items()} | told
+    return {name: round(value, 4) for name, value in found.items()} | {"true_azimuth_degrees": trial.azimuth} | told
+
+
+def turned(asset: Asset, angle: float) -> Asset:
+    """About the vertical, by an angle that grows as azimuths do."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    return replace(asset, mesh=asset.mesh.with_vertices(asset.mesh.vertices @ turn))
 
 
 def strip(picture: Image.Image, made: Asset, camera: Cameras) -> Float[Tensor, "6 S S 3"]:
