@@ -34,7 +34,7 @@ LIKE = 0.08  # how near in display sRGB a colour is to one of the border's to lo
 MIDDLE = 0.9  # of half of either side
 ROUNDS = 5  # of the border's slide of colours
 FEATHER = 0.7  # pixels, of an outline that was found
-GIVE = "give one with --mask (white is the object)"
+GIVE = "give a mask with --mask (white is the object)"
 
 
 @dataclass(frozen=True)
