@@ -260,16 +260,19 @@ def turned(asset: Asset, angle: float) -> Asset:
 
 def strip(picture: Image.Image, made: Asset, camera: Cameras) -> Float[Tensor, "6 S S 3"]:
     """The picture, the asset from where it was taken, from its right, its back and its left, and from above."""
-    paper = Image.new("RGBA", picture.size, "white")
-    given = Image.alpha_composite(paper, picture.convert("RGBA")).convert("RGB")
-    side = max(given.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(given, ((side - given.width) // 2, (side - given.height) // 2))
-    small = torch.from_numpy(np.asarray(square.resize((SHEET, SHEET), Image.Resampling.BOX), np.float32) / 255)
     turns = torch.tensor([0.0, 90, 180, 270, 30]) * (math.pi / 180)
     raised = torch.cat([camera.elevation.expand(4), torch.tensor([math.radians(60)])])
     around = replace(orbit(len(turns)), azimuth=camera.azimuth + turns, elevation=raised)
-    return torch.cat([small[None], portraits(made, around, SHEET)])
+    return torch.cat([given(picture), portraits(made, around, SHEET)])
+
+
+def given(picture: Image.Image) -> Float[Tensor, "1 S S 3"]:
+    """In the middle of a white square."""
+    square = Image.new("RGBA", (max(picture.size),) * 2, "white")
+    corner = (square.width - picture.width) // 2, (square.height - picture.height) // 2
+    square.alpha_composite(picture.convert("RGBA"), corner)
+    small = square.convert("RGB").resize((SHEET, SHEET), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(small, np.float32)[None] / 255)
 
 
 def photographs(folder: Path, recipe: str, runs: Path) -> None:
@@ -279,18 +282,18 @@ def photographs(folder: Path, recipe: str, runs: Path) -> None:
         if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp") or path.stem.endswith(COMPANIONS):
             continue
         ended = run(path, recipe, runs / path.stem)
+        with Image.open(path) as file:
+            picture = file.convert("RGBA")
         if ended.returncode:
-            said = ended.stderr.strip().splitlines()[-1]
-            rows.append({"picture": path.name, "failed": said})
-            print(path.name, said, file=sys.stderr)
+            rows.append({"picture": path.name, "failed": ended.stderr.strip().splitlines()[-1]})
+            views.append(torch.cat([given(picture), torch.ones(5, SHEET, SHEET, 3)]))
             continue
         made = read(runs / path.stem / "asset.glb")
         told = json.loads((runs / path.stem / "report.json").read_text())["picture"]
         azimuth, elevation = (math.radians(told[f"{angle}_degrees"]) for angle in ("azimuth", "elevation"))
         camera = replace(orbit(1, elevation), azimuth=torch.tensor([azimuth]))
         rows.append({"picture": path.name, **told, "back_like_mirrored_front_db": round(mirrored(made, camera), 2)})
-        with Image.open(path) as picture:
-            views.append(strip(picture, made, camera))
+        views.append(strip(picture, made, camera))
     (RESULTS / f"photographs-{recipe}.json").write_text(json.dumps(rows, indent=2) + "\n")
     sheet(torch.cat(views), columns=6).save(PICTURES / f"photographs-{recipe}.webp", quality=80)
     print(json.dumps(rows, indent=1))
