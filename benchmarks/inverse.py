@@ -43,6 +43,7 @@ from threed.renderers.surface import CLAY
 from threed.tetrahedra import march
 from threed.tets import Level, TetConfig, TetScene, sampled
 from threed.train import seeded
+from threed.training.measures import chamfer
 
 RESULTS = Path(__file__).parent / "results"
 POINTS = 200_000  # of each surface: two such samples of one surface are 0.1 % of its diagonal apart
@@ -197,7 +198,7 @@ def compared(made: Mesh, truth: tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]
     turn = (normals * true_normals[torch.from_numpy(nearest)]).sum(-1).clamp(-1, 1).acos()
     count = bodies(made)
     return {
-        "chamfer_percent": 100 * (away.mean() + back.mean()) / 2 / diagonal,
+        "chamfer_percent": 100 * chamfer(away, back) / diagonal,
         "normal_degrees": math.degrees(turn.mean()),
         "bodies": count,
         "holes": count - (len(made.vertices) - len(made.faces) // 2) // 2,  # Euler: V - E + F, where E = 3/2 F

@@ -87,7 +87,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         (["plain.jpg"], "no object was found in the picture: it is all one colour; use another picture"),
         (
             ["two.png"],
-            "several objects were found in the picture; crop it to one, or say which: give one with --mask.*",
+            "several objects were found in the picture; crop it to one, or say which: give a mask with --mask.*",
         ),
         (["cut.png"], "the right border of the picture cuts the object; use a picture with the whole object in it, .*"),
         (["chair.png", "--mask", "none.png"], "there is no picture 'none.png'; check the path after --mask"),
@@ -199,6 +199,6 @@ def test_quick_answers_import_nothing_heavy(arguments: list[str]) -> None:
         "import sys; from threed.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'numpy', 'cv2', 'PIL', 'numba'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'numpy', 'scipy', 'PIL', 'numba'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)

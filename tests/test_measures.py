@@ -151,6 +151,20 @@ def test_volumes_against_counting():
     assert measures.volume_iou(*[torch.zeros_like(cube[0])] * 2) == 1
 
 
+def test_surfaces_are_as_far_apart_as_their_points():
+    a, b = torch.randn(60, 3, generator=seeded()), torch.randn(40, 3, generator=seeded(1))
+    away, back = measures.distances(a, b)
+    apart = torch.cdist(a.double(), b.double())
+    np.testing.assert_allclose(away, apart.amin(1), rtol=1e-5)
+    np.testing.assert_allclose(back, apart.amin(0), rtol=1e-5)
+    assert measures.chamfer(away, back) == pytest.approx((away.mean() + back.mean()) / 2)
+    near = float(apart.amin(1).median())
+    precision, recall = (np.mean([x < near for x in each]) for each in (away, back))
+    assert measures.f_score(away, back, near) == pytest.approx(2 / (1 / precision + 1 / recall))
+    assert measures.f_score(away, back, 0.0) == 0
+    assert measures.f_score(away, back, 10.0) == 1
+
+
 def test_colours_are_compared_in_oklab():
     black, white = torch.zeros(4, 3), torch.ones(4, 3)
     assert measures.colour_error(black, white) == pytest.approx(1, abs=1e-4)

@@ -1,7 +1,8 @@
 """The object in a picture: which pixels are it, and the square that shows it as a start was shown objects.
 
-A mask comes from a file, from the picture's own alpha, or from GrabCut (Rother et al. 2004), which learns the colours
-of object and background from a first guess: background looks like the picture's border. Masks are alpha in [0, 1].
+A mask comes from a file, from the picture's own alpha, or from `grabcut`, which learns the colours of object and
+background from first guesses: background looks like the picture's border, or lies around its middle. Masks are alpha
+in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.errors import Mistake
+from threed.grabcut import divided, refined
 from threed.photograph import Photograph
 
 EXTENT = 0.78  # of the frame's side, the longer side of the object: the mean over the pictures starts are trained with
@@ -26,12 +28,13 @@ SPECK, SECOND = 0.05, 0.35  # of the largest part: smaller ones are dropped; of 
 SMALLEST = 0.002  # share of the picture
 WHOLE = 0.98  # share of the picture above which nothing stands out
 CUT = 0.2  # share of the object's width, or height, along which it may touch the picture's border
-SOLVE = 512  # pixels of the longer side while the background is found
+SOLVE = 256  # pixels of the longer side while the background is found
 STRIP = 0.015  # of that side: what surely is background
 LIKE = 0.08  # how near in display sRGB a colour is to one of the border's to look like background
-ROUNDS = 5  # of GrabCut
+MIDDLE = 0.9  # of half of either side
+ROUNDS = 5  # of the border's slide of colours
 FEATHER = 0.7  # pixels, of an outline that was found
-GIVE = "give one with --mask (white is the object)"
+GIVE = "give a mask with --mask (white is the object)"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def masked(photograph: Photograph, mask: Photograph | None, remove: bool) -> tup
         found, how = alpha, "alpha"
     else:
         found, how = torch.from_numpy(found_by_colours(photograph.rgb.numpy())), "colours"
-    return checked(found), how
+    return checked(found, how), how
 
 
 def says(alpha: Float[Tensor, "H W"]) -> bool:
@@ -74,8 +77,11 @@ def fitted(mask: Photograph, size: tuple[int, int]) -> Float[Tensor, "H W"]:
     return functional.interpolate(light[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
-def checked(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Without specks. Raises Mistake for none or several objects, and for one that the picture's border cuts."""
+def checked(mask: Float[Tensor, "H W"], how: str) -> Float[Tensor, "H W"]:
+    """Without specks. Raises Mistake for none or several objects, and for one that the picture's border cuts.
+
+    What was found by its colours may be no object: the message then says so too.
+    """
     inside = (mask > 0.5).numpy()
     parts, count = label(inside, np.ones((3, 3)))
     areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
@@ -88,6 +94,22 @@ def checked(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
         )
     kept = np.flatnonzero(areas >= SPECK * areas.max()) + 1
     inside = np.isin(parts, kept)
+    if side := cut_off(inside):
+        if how == "colours":
+            raise Mistake(
+                f"what stands out from the background reaches over the {side} border of the picture: if that is the "
+                f"object, use a picture with all of it and a margin around it; if it is background, {GIVE}"
+            )
+        raise Mistake(
+            f"the {side} border of the picture cuts the object; use a picture with the whole object in it, "
+            "or, if it is whole, put a margin around it"
+        )
+    near = torch.from_numpy(np.isin(parts, kept) | (parts == 0))  # soft outlines stay, specks go
+    return torch.where(near, mask, 0.0)
+
+
+def cut_off(inside: Bool[np.ndarray, "H W"]) -> str | None:
+    """The side of the picture that cuts what is inside, the most if several do."""
     high, wide = inside.any(1).sum(), inside.any(0).sum()
     touching = {
         "top": inside[0].sum() / wide,
@@ -97,44 +119,40 @@ def checked(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
     }
     side = max(touching, key=lambda side: touching[side])
     trimmed = min(touching.values()) > 0  # to the object's own bounds, as programs that cut out do
-    if touching[side] > CUT and not trimmed:
-        raise Mistake(
-            f"the {side} border of the picture cuts the object; use a picture with the whole object in it, "
-            "or, if it is whole, put a margin around it"
-        )
-    near = torch.from_numpy(np.isin(parts, kept) | (parts == 0))  # soft outlines stay, specks go
-    return torch.where(near, mask, 0.0)
+    return side if touching[side] > CUT and not trimmed else None
 
 
 def found_by_colours(rgb: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
     """What does not look like the border of the picture: the same every time. Raises Mistake where all does."""
-    import cv2
-
     height, width = rgb.shape[:2]
     scale = min(1.0, SOLVE / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    small = resized(rgb, (max(1, round(height * scale)), max(1, round(width * scale))))
     guess, sure, strip = first_guess(small)
-    labels = np.where(guess, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[sure] = cv2.GC_BGD
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)
-    try:
-        shown = np.ascontiguousarray((small[..., ::-1] * 255).round().astype(np.uint8))
-        background, foreground, nowhere = np.zeros((1, 65)), np.zeros((1, 65)), (0, 0, 0, 0)
-        cv2.grabCut(shown, labels, nowhere, background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    except cv2.error as error:
-        raise Mistake(f"no object stands out from the picture's background; {GIVE}") from error
-    finally:
-        cv2.setNumThreads(threads)
-    object_ = cleaned((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+    division = divided(small, [guess, ellipse(guess.shape)], sure)
+    if division is None:
+        raise Mistake(f"no object stands out from the picture's background; {GIVE}")
+    object_ = cleaned(division.inside)
     if object_[strip:-strip, strip:-strip].mean() > WHOLE:
         raise Mistake(f"no object stands out from the picture's background; {GIVE}, or use --no-remove-background")
     # What reaches the strip that was taken for background goes on to the picture's border: it is cut there.
     object_ = np.pad(object_[strip:-strip, strip:-strip], strip, mode="edge")
-    soft = gaussian_filter(object_.astype(np.float32), FEATHER, mode="nearest")
-    return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    if scale < 1:
+        level = resized(object_[..., None].astype(np.float32), (height, width))[..., 0]
+        object_ = cleaned(refined(rgb, level > 0.5, (level > 0) & (level < 1), division))
+    return gaussian_filter(object_.astype(np.float32), FEATHER, mode="nearest").clip(0, 1)
+
+
+def resized(picture: Float[np.ndarray, "H W C"], size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
+    """Bilinear where it becomes larger, and means over areas where it becomes smaller."""
+    channels = torch.from_numpy(picture).movedim(-1, 0)[None]
+    found = functional.interpolate(channels, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(found[0].movedim(0, -1).numpy())
+
+
+def ellipse(shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
+    """The middle of a picture, where objects mostly are."""
+    y, x = (np.linspace(-1, 1, side) for side in shape)
+    return y[:, None] ** 2 + x**2 < MIDDLE**2
 
 
 def first_guess(rgb: Float[np.ndarray, "H W 3"]) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"], int]:

@@ -32,7 +32,6 @@ TESTED = {
     "xatlas": "0.0.11",
     "fast-simplification": "0.2.0",
     "pillow": "13.0.0",
-    "opencv-python-headless": "5.0.0.93",
 }  # constraints.txt has them all
 MEMORY = 2e9  # bytes a run may take
 DISK = 200e6  # bytes of a run folder and of compiled kernels, with room to spare

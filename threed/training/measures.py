@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
+from scipy.spatial import KDTree
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional
@@ -104,6 +105,27 @@ def volume_iou(a: Bool[Tensor, "G G G"], b: Bool[Tensor, "G G G"]) -> float:
     """Intersection over union of what is inside; two empty volumes agree."""
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else 1.0
+
+
+def distances(
+    a: Float[Tensor, "N 3"], b: Float[Tensor, "M 3"]
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "M"]]:
+    """From each point of two surfaces to the nearest of the other."""
+    away, _ = KDTree(b.numpy()).query(a.numpy())
+    back, _ = KDTree(a.numpy()).query(b.numpy())
+    return away, back
+
+
+def chamfer(away: Float[np.ndarray, "N"], back: Float[np.ndarray, "M"]) -> float:
+    """The mean of the two mean distances between surfaces."""
+    return float(away.mean() + back.mean()) / 2
+
+
+def f_score(away: Float[np.ndarray, "N"], back: Float[np.ndarray, "M"], near: float) -> float:
+    """The harmonic mean of precision and recall, the shares of either surface that are so near to the other
+    (Knapitsch et al. 2017, "Tanks and Temples", section 4.2)."""
+    precision, recall = (away < near).mean(), (back < near).mean()
+    return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
 def colour_error(a: Float[Tensor, "N 3"], b: Float[Tensor, "N 3"]) -> float:
