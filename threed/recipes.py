@@ -21,6 +21,7 @@ from threed.solid import SolidConfig
 from threed.views import Views
 
 FAULTS = "unrealistic, blurry, low quality, ugly"  # the negative prompt of losses that need one
+DISTILS = {"text": "dreamfusion", "picture": "zero123"}  # a recipe that distils, for those who ask for one
 STARTS = ("sphere", "volume")  # what a shape can begin as, beside a mesh: a soft ball, or a volume out of the text
 
 
@@ -38,6 +39,22 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Weights of what a picture asks of the view that it shows, see `threed.reference`, and how often that is seen."""
+
+    rgb: Anneal = field(default_factory=lambda: Anneal(1000.0))
+    mask: Anneal = field(default_factory=lambda: Anneal(1000.0))
+    depth: Anneal = field(default_factory=lambda: Anneal(0.0))
+    normal: Anneal = field(default_factory=lambda: Anneal(0.0))
+    every: int = 1  # steps from one look at it to the next
+    resolution: int = 96  # pixels a side
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.resolution < 8:
+            raise ValueError(f"{self} is never seen; use every from 1, and a resolution from 8 pixels")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One optimisation: of what, how long, seen from where, under which loss."""
 
@@ -46,10 +63,17 @@ class Stage:
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
-    loss: Distillation
+    loss: Distillation | None  # without one, a fit to the picture alone
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
     particles: int = 1  # scenes that are fitted together, a step each in turn of chance; the first goes on
+    reference: Reference | None = None  # what the picture asks for; of recipes that want one
+
+    def __post_init__(self) -> None:
+        if self.loss is None and (self.reference is None or self.reference.every > 1):
+            raise ValueError(f"stage {self.name!r} has steps without any aim; give it a loss, or a reference every step")
+        if self.reference and self.particles > 1:
+            raise ValueError(f"stage {self.name!r} has a reference, which one scene alone is fitted to; use 1 particle")
 
 
 @dataclass(frozen=True)
@@ -86,13 +110,15 @@ def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: 
 
     Every particle has the steps that one scene has. Raises ValueError for what cannot work.
     """
-    if not recipe.stages:
-        raise ValueError(f"recipe {recipe.name!r} distils nothing; use another --recipe, such as dreamfusion")
+    if not any(stage.loss for stage in recipe.stages):
+        raise ValueError(f"recipe {recipe.name!r} distils nothing; use another --recipe, such as {DISTILS[recipe.wants]}")
     stages, negative = recipe.stages, recipe.negative
     if loss is not None:
-        stages = tuple(replace(stage, loss=instead(stage.loss, loss)) for stage in stages)
+        stages = tuple(replace(s, loss=instead(s.loss, loss)) if s.loss else s for s in stages)
     if scale is not None:
-        stages = tuple(replace(stage, loss=replace(stage.loss, scale=scale)) for stage in stages)
+        stages = tuple(replace(s, loss=replace(s.loss, scale=scale)) if s.loss else s for s in stages)
+    if particles is not None and any(stage.reference for stage in stages):
+        raise ValueError(f"recipe {recipe.name!r} fits one scene to its picture; leave --particles out")
     if particles is not None:
         learns = [isinstance(stage.loss, LEARNING) for stage in stages]
         if not any(learns):
