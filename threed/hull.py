@@ -10,21 +10,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 from scipy.ndimage import distance_transform_edt
+from scipy.sparse.linalg import splu
 from torch import Tensor
 from torch.nn import functional
 
+from threed.cutout import Cutout
 from threed.renderers.camera import Cameras
-from threed.renderers.voxels import TRUNCATION, span
+from threed.renderers.voxels import TRUNCATION, Voxels, span
+from threed.viewpoint import Viewpoint
 
-BINS = 40  # a side of the frame, of rays that are asked whether they meet the object
+BINS = 1.25  # a voxel's side of the lattice, along the frame's: of rays that are asked whether they meet the object
 FILLED = 0.75  # mean alpha from which a bin of the picture has to meet it
 DEPTH, REACH = 0.5, 0.7  # voxels: how deep inside its ray's best voxel is put, and how much of that its neighbours get
-COVERED = 0.97  # share of the picture that a symmetrical thing must be able to fill
+COVERED = 0.985  # share of the picture that a symmetrical thing must be able to fill
 PACE = 0.5  # of the way to its right size and place, that the lattice goes at once
 FASTEST = 0.1  # of its size, at most
+LEAST_ROUND = 0.05  # below this a height bounds nothing any more
+STRETCHES, MOST_STRETCHED = 12, 20.0  # rounds of fitting a height, and how far it may go
 
 
 @dataclass(frozen=True)
@@ -34,24 +41,54 @@ class Sight:
     camera: Cameras  # one
     alpha: Float[Tensor, "S S 1"]  # the picture, as the camera would have taken it
     scale: float  # metres
+    height: Float[Tensor, "S S"]  # pixels to either side of the middle, to which it is filled; infinite where unbounded
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the frame's unit
+
+    @staticmethod
+    def of(seen: Viewpoint, voxels: Voxels, cutout: Cutout, size: int, trust: float = 1.0) -> Sight:
+        """Of a lattice whose object may yet become as high as the picture says: the voxels show how deep it is.
+
+        They are stretched until their picture is as much higher than wide as the object's, and then as large. With less
+        `trust` in the voxels, from 1 to 0, the object is rounder: at 0, as round as its outline is.
+        """
+        left, right, top, bottom = extent(cutout.alpha)
+        vertices, stretch = voxels.mesh().vertices, 1.0
+        for _ in range(STRETCHES):
+            stretched = vertices * torch.tensor([1.0, stretch, 1.0])
+            low, high = stretched.amin(0), stretched.amax(0)
+            stretched = (stretched - (low + high) / 2) / (high - low).max()
+            scale = 1 / float(stretched.norm(dim=-1).max())
+            places = projected(scale * stretched, seen.camera)
+            (x, y), (width, height) = (places.amax(0) + places.amin(0)) / 2, places.amax(0) - places.amin(0)
+            stretch *= float((bottom - top) / (right - left) * width / height)
+            stretch = min(max(stretch, 1 / MOST_STRETCHED), MOST_STRETCHED)
+        zoom = math.sqrt(float(width * height) / ((right - left) * (bottom - top)))
+        at = replace(
+            seen,
+            zoom=zoom,
+            right=float(x) - zoom * (left + right) / 2,
+            down=float(y) - zoom * (top + bottom) / 2,
+        )
+        alpha = at.placed(cutout, size).alpha
+        return Sight(seen.camera, alpha, scale, inflated(alpha) / max(1 - trust, LEAST_ROUND))
 
     def hull(self, resolution: int) -> Hull:
         """Of the outline, on a lattice of so many voxels a side."""
         side, size = span(resolution), len(self.alpha)
         points = self.scale * (lattice(resolution) - torch.tensor(self.middle))
-        clip = functional.pad(points, (0, 1), value=1.0) @ self.camera.clip_from_world()[0].mT
-        depth = clip[:, 3].clamp(min=1e-3)
-        where = clip[:, :2] / depth[:, None] * torch.tensor([1.0, -1.0])  # row 0 on top
+        where = projected(points, self.camera)
+        depth = (points - self.camera.position) @ -self.camera.rotation[0, :, 2]
         pixel = depth * math.tan(float(self.camera.fov_y) / 2) * 2 / size / self.scale * side  # voxels
-        apart = functional.grid_sample(
-            pixels_away(self.alpha)[None, None], where[None, None], padding_mode="border", align_corners=False
-        )
+        maps = torch.stack([pixels_away(self.alpha), self.height])[None]
+        apart, high = functional.grid_sample(maps, where[None, None], padding_mode="border", align_corners=False)[0]
         beyond = (where.abs() - 1).clamp(min=0).sum(-1) * size / 2
-        distance = ((apart.flatten() + beyond) * pixel).clamp(-TRUNCATION, TRUNCATION)
-        column, row = ((where + 1) * (BINS / 2)).long().clamp(0, BINS - 1).unbind(-1)
-        asked = functional.adaptive_avg_pool2d(self.alpha.movedim(-1, 0)[None], BINS).flatten() > FILLED
-        return Hull(distance.reshape((resolution,) * 3), row * BINS + column, asked)
+        beside = (apart.flatten() + beyond) * pixel
+        before = (points @ level(self.camera)).abs() * side / self.scale - high.flatten() * pixel
+        distance = torch.maximum(beside, before).clamp(-TRUNCATION, TRUNCATION)
+        bins = round(BINS * resolution)
+        column, row = ((where + 1) * (bins / 2)).long().clamp(0, bins - 1).unbind(-1)
+        asked = functional.adaptive_avg_pool2d(self.alpha.movedim(-1, 0)[None], bins).flatten() > FILLED
+        return Hull(distance.reshape((resolution,) * 3), row * bins + column, asked)
 
     def settled(self, distance: Float[Tensor, "C G G G"]) -> Sight:
         """With the lattice moved toward where these objects, in the middle, are as large as they should be."""
@@ -111,17 +148,62 @@ class Carving:
         volumes = volumes.clamp(-1, 1)
         hull = self.sight.hull(volumes.shape[-1])
         mirrored = hull.symmetrical if self.told is None else self.told
+        alone = hull.grown(hull.carved(volumes[:, 0] * TRUNCATION, False), False)
+        self.sight = self.sight.settled(alone)  # what is mirrored is always in the middle
         if mirrored:
             volumes = (volumes + volumes.flip(2)) / 2
-        distance = hull.grown(hull.carved(volumes[:, 0] * TRUNCATION, mirrored), mirrored)
-        self.sight = self.sight.settled(distance)
-        return torch.cat([(distance / TRUNCATION).clamp(-1, 1)[:, None], volumes[:, 1:]], dim=1)
+            alone = hull.grown(hull.carved(volumes[:, 0] * TRUNCATION, True), True)
+        return torch.cat([(alone / TRUNCATION).clamp(-1, 1)[:, None], volumes[:, 1:]], dim=1)
+
+
+def projected(points: Float[Tensor, "N 3"], camera: Cameras) -> Float[Tensor, "N 2"]:
+    """Right and down in half sides of the frame."""
+    clip = functional.pad(points, (0, 1), value=1.0) @ camera.clip_from_world()[0].mT
+    return clip[:, :2] / clip[:, 3:].clamp(min=1e-3) * clip.new_tensor([1.0, -1.0])
+
+
+def extent(alpha: Float[Tensor, "S S 1"]) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of a picture's object, in half sides of the frame. Raises ValueError for none."""
+    inside = alpha[..., 0] > 0.5
+    if not inside.any():
+        raise ValueError("the picture shows nothing")
+    columns, rows = (torch.nonzero(inside.any(axis)).flatten() for axis in (0, 1))
+    ends = torch.stack([columns[0], columns[-1] + 1, rows[0], rows[-1] + 1]) * (2 / len(alpha)) - 1
+    left, right, top, bottom = ends.tolist()
+    return left, right, top, bottom
 
 
 def lattice(resolution: int) -> Float[Tensor, "V 3"]:
     """The voxels' middles in the frame of `Voxels.mesh`, x slowest."""
     axis = (torch.arange(resolution) - (resolution - 1) / 2) / span(resolution)
     return torch.cartesian_prod(axis, axis, axis)
+
+
+def level(camera: Cameras) -> Float[Tensor, "3"]:
+    """The direction in which a camera looks, without its tilt."""
+    azimuth = camera.azimuth[0]
+    return -torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()])
+
+
+def inflated(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S"]:
+    """How high an outline bulges, in pixels, the square of which is u: laplacian u = -4 within it, u = 0 without.
+
+    That makes a ball of a disc, exactly. (Shapes from outlines as soap films: Igarashi et al. 1999, Teddy, in spirit.)
+    """
+    inside = (alpha[..., 0] > 0.5).numpy()
+    number = np.cumsum(inside).reshape(inside.shape) - 1
+    count, padded = int(inside.sum()), np.pad(np.where(inside, number, -1), 1, constant_values=-1)
+    here = padded[1:-1, 1:-1][inside]
+    beside = [np.roll(padded, step, axis)[1:-1, 1:-1][inside] for step in (-1, 1) for axis in (0, 1)]
+    pairs = [(here[there >= 0], there[there >= 0]) for there in beside]
+    rows, columns = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
+    matrix = sparse.identity(count, format="csc") * 4 - sparse.csc_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(count, count)
+    )
+    square = np.zeros(inside.shape)
+    if count:
+        square[inside] = splu(matrix).solve(np.full(count, 4.0))
+    return torch.from_numpy(np.sqrt(square.clip(min=0))).float()
 
 
 def pixels_away(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S"]:

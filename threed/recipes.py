@@ -18,11 +18,14 @@ from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
 from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
+from threed.tets import TetConfig
 from threed.views import Views
 
 FAULTS = "unrealistic, blurry, low quality, ugly"  # the negative prompt of losses that need one
 DISTILS = {"text": "dreamfusion", "picture": "zero123"}  # a recipe that distils, for those who ask for one
-STARTS = ("sphere", "volume")  # what a shape can begin as, beside a mesh: a soft ball, or a volume out of the text
+# What a shape can begin as, beside a mesh: a soft ball, a volume out of the text or the picture, or one that has the
+# picture's outline.
+STARTS = ("sphere", "volume", "carved")
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,17 @@ COARSE = Stage(
     loss=falling(2.0, 0.98, 0.3),
 )
 
+FITTED = Stage(
+    name="fit",
+    scene=SolidConfig(TetConfig(resolution=64), PaintConfig(rate=0.03), resolution=96),
+    steps=40,
+    views=Views(),
+    kinds=("albedo",),
+    loss=None,
+    terms=Terms(normal_consistency=Anneal(10.0)),
+    reference=Reference(),
+)
+
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
 
 RECIPES: dict[str, Recipe] = {
@@ -158,6 +172,13 @@ RECIPES: dict[str, Recipe] = {
             about="a volume out of a picture, in seconds (as Hong et al. 2023), and the picture onto it",
             wants="picture",
             start="volume",
+        ),
+        Recipe(
+            name="carved",
+            about="a volume that is carved to the picture's outline while it is drawn, its surface fitted to the picture",
+            wants="picture",
+            start="carved",
+            stages=(FITTED,),
         ),
         Recipe(
             name="refined",

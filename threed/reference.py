@@ -31,6 +31,13 @@ class Target:
     depth: Float[Tensor, "S S 1"] | None = None  # growing away from the camera, in any unit
     normal: Float[Tensor, "S S 3"] | None = None  # camera space, unit
 
+    def at(self, size: int) -> Target:
+        """With so many pixels a side, by the mean over areas."""
+        if size == len(self.alpha):
+            return self
+        maps = (self.rgb, self.alpha, self.depth, self.normal)
+        return Target(self.camera, *(None if each is None else _resized(each, size) for each in maps))
+
     def to(self, device: torch.device | str) -> Target:
         """The same in this device's memory."""
         depth, normal = (None if each is None else each.to(device) for each in (self.depth, self.normal))
@@ -52,6 +59,11 @@ def reference_terms(weights: Reference, render: Render, target: Target, progress
     if (normal := target.normal) is not None:
         asked["reference_normal"] = (weights.normal(progress), lambda: facing(render.normal[0], normal, alpha))
     return {name: weight * term() for name, (weight, term) in asked.items() if weight}
+
+
+def _resized(picture: Float[Tensor, "S S C"], size: int) -> Float[Tensor, "T T C"]:
+    channels = picture.movedim(-1, 0)[None]
+    return functional.interpolate(channels, (size, size), mode="bilinear", antialias=True)[0].movedim(0, -1)
 
 
 def _distance(render: Render) -> Float[Tensor, "H W 1"]:

@@ -127,6 +127,7 @@ def referred(
         return []
     if target is None:
         raise ValueError(f"stage {stage.name!r} has a reference and no picture; use a recipe of pictures with one")
+    target = target.at(weights.resolution)
     render = scene.render(target.camera, weights.resolution, generator)
     losses = reference_terms(weights, render, target, step / stage.steps)
     beside = torch.stack([render.albedo[0].detach() + 1 - render.alpha[0].detach(), target.rgb + 1 - target.alpha])

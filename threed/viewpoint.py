@@ -18,7 +18,7 @@ from threed.cutout import Cutout
 from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
-from threed.renderers.mesh import Asset
+from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.volume import Render
 
 AZIMUTH, ELEVATION = (-45.0, 45.0), (-20.0, 60.0)  # degrees; a start answers with a front that near the camera
@@ -29,9 +29,8 @@ STEPS = (5.0, 2.5, 1.25, 0.6)  # degrees, of the refinement
 SHARES = 0.008  # of zoom and shift, for each degree of a step
 SIZE = 64  # pixels a side of the pictures that are compared
 COLOUR = 0.5  # weight of the mean colour difference beside intersection over union
-ASIDE = 2e-4  # taken off per degree away from the front: what decides of things that are round
-# Taken off at 35 degrees from the usual elevation, by the square: what decides where the shape is far from the
-# picture's, and outlines from below are hardly less like it than those from above. The right shape tells by more.
+# Taken off at 35 degrees from the usual elevation, and from the front, by the square: what decides where the shape is
+# far from the picture's, and outlines from elsewhere are hardly less like it. The right shape tells by more.
 UNUSUAL, USUAL = 0.1, 15.0
 
 
@@ -65,24 +64,52 @@ class Viewpoint:
         return Cutout(*moved.split([3, 1], dim=-1))
 
 
+@dataclass(frozen=True)
+class Painted:
+    """A mesh at radius 1, in colours."""
+
+    mesh: Mesh
+    albedo: surface.Albedo
+
+
 @torch.no_grad()
-def estimate(asset: Asset, cutout: Cutout, elevation: float | None = None, fov: float = FOV) -> Viewpoint:
+def estimate(
+    asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV
+) -> Viewpoint:
     """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation."""
     small = _reduced(cutout, SIZE)
     heights = grid(ELEVATION) if elevation is None else [elevation]
     tried = [
         _aligned(_seen(asset, at), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
     ]
-    score, best = max(tried, key=lambda one: one[0])
+    _, best = max(tried, key=lambda one: one[0])
+    return refined(asset, cutout, best, elevation is None)
+
+
+@torch.no_grad()
+def refined(asset: Asset | Painted, cutout: Cutout, near: Viewpoint, tilted: bool) -> Viewpoint:
+    """The same from a viewpoint that is not far from it; `tilted` whether its elevation may change."""
+    small = _reduced(cutout, SIZE)
+    score, best = _aligned(_seen(asset, near), small, near)
     for step in STEPS:
         moved = True
         while moved:
             moved = False
-            for at in _turned(best, step, elevation is None):
+            for at in _turned(best, step, tilted):
                 found, near = _settled(_seen(asset, at), small, at, step)
                 if found > score + 1e-6:
                     score, best, moved = found, near, True
                     break
+    return best
+
+
+@torch.no_grad()
+def placed(asset: Asset | Painted, cutout: Cutout, at: Viewpoint, size: int = 2 * SIZE) -> Viewpoint:
+    """The same camera, with the picture zoomed and moved to where it is most like what the camera sees."""
+    render, small = _seen(asset, at, size), _reduced(cutout, size)
+    _, best = _aligned(render, small, at)
+    for step in STEPS:
+        _, best = _settled(render, small, best, step)
     return best
 
 
@@ -95,14 +122,14 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
     ours, shown = render.albedo[0] * theirs, placed.rgb * mine
     gain = (ours * shown).sum() / ours.square().sum().clamp(min=1e-6)  # what the light makes of it
     apart = (gain * ours - shown).abs().mean(-1).sum() / inside
-    unlikely = ASIDE * abs(viewpoint.azimuth) + UNUSUAL * ((viewpoint.elevation - USUAL) / 35) ** 2
+    unlikely = UNUSUAL * ((viewpoint.azimuth / 35) ** 2 + ((viewpoint.elevation - USUAL) / 35) ** 2)
     return float(both.sum() / either.sum().clamp(min=1e-6) - COLOUR * apart) - unlikely
 
 
 @torch.no_grad()
-def agreement(asset: Asset, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
+def agreement(asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
     """PSNR of the asset's colours on white beside the picture, in dB, and intersection over union of the outlines."""
-    render = surface.render(asset, viewpoint.camera, size, size)
+    render = _seen(asset, viewpoint, size)
     placed = viewpoint.placed(_reduced(cutout, size), size)
     theirs = placed.rgb + 1 - placed.alpha
     return psnr(render.albedo + 1 - render.alpha, theirs[None]), silhouette_iou(render.alpha, placed.alpha[None])
@@ -113,8 +140,10 @@ def grid(span: tuple[float, float]) -> list[float]:
     return torch.linspace(*span, round((span[1] - span[0]) / COARSE_STEP) + 1).tolist()
 
 
-def _seen(asset: Asset, viewpoint: Viewpoint) -> Render:
-    return surface.render(asset, viewpoint.camera, SIZE, SIZE)
+def _seen(asset: Asset | Painted, viewpoint: Viewpoint, size: int = SIZE) -> Render:
+    if isinstance(asset, Painted):
+        return surface.render(asset.mesh, viewpoint.camera, size, size, albedo=asset.albedo)
+    return surface.render(asset, viewpoint.camera, size, size)
 
 
 def _aligned(render: Render, cutout: Cutout, at: Viewpoint) -> tuple[float, Viewpoint]:
