@@ -119,7 +119,9 @@ def test_terms_are_weighted_and_asked_only_where_the_target_knows():
     torch.testing.assert_close(found["reference_mask"], 2 * outline(render.alpha[0], wanted.alpha))
     assert set(reference_terms(weights, render, wanted, 0.0)) == {"reference_rgb"}
     up = torch.tensor([0.0, 1.0, 0.0]).expand(SIZE, SIZE, 3)
-    seen = replace(render, alpha=wanted.alpha[None] * 0.8, depth=wanted.alpha[None] * 0.8 * (3 + wanted.rgb[None, ..., :1]))
+    seen = replace(
+        render, alpha=wanted.alpha[None] * 0.8, depth=wanted.alpha[None] * 0.8 * (3 + wanted.rgb[None, ..., :1])
+    )
     knowing = replace(wanted, depth=torch.rand(SIZE, SIZE, 1, generator=seeded()), normal=up)
     found = reference_terms(weights, seen, knowing, 0.0)
     assert set(found) == {"reference_rgb", "reference_depth", "reference_normal"}

@@ -26,11 +26,12 @@ from threed.viewpoint import Viewpoint
 
 BINS = 1.25  # a voxel's side of the lattice, along the frame's: of rays that are asked whether they meet the object
 FILLED = 0.75  # mean alpha from which a bin of the picture has to meet it
-DEPTH, REACH = 0.5, 0.7  # voxels: how deep inside its ray's best voxel is put, and how much of that its neighbours get
+DEEP = 0.5  # voxels: how deep inside its ray's best voxel has to be, not to lack anything
+FILL, CORE = 0.6, 0.5  # of a bulge: what a ray is filled with that lacks something; and any, where nothing is trusted
 COVERED = 0.985  # share of the picture that a symmetrical thing must be able to fill
 PACE = 0.5  # of the way to its right size and place, that the lattice goes at once
 FASTEST = 0.1  # of its size, at most
-LEAST_ROUND = 0.05  # below this a height bounds nothing any more
+LEAST_ROUND = 0.5  # what is trusted most is twice as deep as a bulge, at most
 STRETCHES, MOST_STRETCHED = 12, 20.0  # rounds of fitting a height, and how far it may go
 
 
@@ -41,7 +42,8 @@ class Sight:
     camera: Cameras  # one
     alpha: Float[Tensor, "S S 1"]  # the picture, as the camera would have taken it
     scale: float  # metres
-    height: Float[Tensor, "S S"]  # pixels to either side of the middle, to which it is filled; infinite where unbounded
+    bulge: Float[Tensor, "S S"]  # pixels to either side of the middle plane: how deep a thing with this outline is
+    trust: float = 1.0  # from 0 to 1, in volumes; the less, the rounder and the nearer to the bulge
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the frame's unit
 
     @staticmethod
@@ -70,7 +72,7 @@ class Sight:
             down=float(y) - zoom * (top + bottom) / 2,
         )
         alpha = at.placed(cutout, size).alpha
-        return Sight(seen.camera, alpha, scale, inflated(alpha) / max(1 - trust, LEAST_ROUND))
+        return Sight(seen.camera, alpha, scale, inflated(alpha), trust)
 
     def hull(self, resolution: int) -> Hull:
         """Of the outline, on a lattice of so many voxels a side."""
@@ -79,16 +81,22 @@ class Sight:
         where = projected(points, self.camera)
         depth = (points - self.camera.position) @ -self.camera.rotation[0, :, 2]
         pixel = depth * math.tan(float(self.camera.fov_y) / 2) * 2 / size / self.scale * side  # voxels
-        maps = torch.stack([pixels_away(self.alpha), self.height])[None]
+        maps = torch.stack([pixels_away(self.alpha), self.bulge])[None]
         apart, high = functional.grid_sample(maps, where[None, None], padding_mode="border", align_corners=False)[0]
         beyond = (where.abs() - 1).clamp(min=0).sum(-1) * size / 2
         beside = (apart.flatten() + beyond) * pixel
-        before = (points @ level(self.camera)).abs() * side / self.scale - high.flatten() * pixel
-        distance = torch.maximum(beside, before).clamp(-TRUNCATION, TRUNCATION)
+        before, high = (points @ level(self.camera)).abs() * side / self.scale, high.flatten() * pixel
+
+        def bounded(height: Tensor) -> Tensor:
+            found = torch.maximum(beside, before - height).clamp(-TRUNCATION, TRUNCATION)
+            return found.reshape((resolution,) * 3)
+
+        round_ = 1 - self.trust
+        allowed, core, fill = (bounded(share * high) for share in (1 / max(round_, LEAST_ROUND), CORE * round_, FILL))
         bins = round(BINS * resolution)
         column, row = ((where + 1) * (bins / 2)).long().clamp(0, bins - 1).unbind(-1)
         asked = functional.adaptive_avg_pool2d(self.alpha.movedim(-1, 0)[None], bins).flatten() > FILLED
-        return Hull(distance.reshape((resolution,) * 3), row * bins + column, asked)
+        return Hull(allowed, core, fill, row * bins + column, asked)
 
     def settled(self, distance: Float[Tensor, "C G G G"]) -> Sight:
         """With the lattice moved toward where these objects, in the middle, are as large as they should be."""
@@ -106,7 +114,9 @@ class Sight:
 class Hull:
     """Where the outline allows a lattice to be filled, and where it wants it to be."""
 
-    distance: Float[Tensor, "G G G"]  # voxels, negative within the cone of the outline
+    distance: Float[Tensor, "G G G"]  # voxels, negative where something may be
+    core: Float[Tensor, "G G G"]  # the same, where something is in any case
+    fill: Float[Tensor, "G G G"]  # and where something is on rays that lack it
     ray: Int[Tensor, "V"]  # of every voxel, the bin of the picture that it is seen in
     asked: Bool[Tensor, "R"]  # whether what is seen in a bin has to be the object
 
@@ -123,11 +133,9 @@ class Hull:
         return torch.maximum(kept, self.distance.flip(0)) if mirrored else kept
 
     def grown(self, distance: Float[Tensor, "C G G G"], mirrored: bool) -> Float[Tensor, "C G G G"]:
-        """With something on every ray that has to meet the object: there where it is least far from being solid."""
-        nearest = self._nearest(distance)
-        lacking = torch.where(self.asked & nearest.isfinite(), (nearest + DEPTH).clamp(min=0), 0.0)
-        apart = distance.flatten(1) - nearest[:, self.ray]
-        filled = (distance.flatten(1) - lacking[:, self.ray] * (-apart / REACH).exp()).view_as(distance)
+        """With something on every ray that has to meet the object, around the plane in its middle."""
+        lacking = (self.asked & (self._nearest(distance) > -DEEP))[:, self.ray].view_as(distance)
+        filled = torch.minimum(torch.where(lacking, torch.minimum(distance, self.fill), distance), self.core)
         return torch.minimum(filled, filled.flip(1)) if mirrored else filled
 
     def _nearest(self, distance: Float[Tensor, "C G G G"]) -> Float[Tensor, "C R"]:
@@ -208,16 +216,16 @@ def inflated(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S"]:
 
 def pixels_away(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S"]:
     """From the outline, in pixels, negative within it."""
-    inside = (alpha[..., 0] > 0.5).numpy()
-    outer, inner = distance_transform_edt(~inside), distance_transform_edt(inside)
-    return torch.from_numpy(outer - inner).float()
+    inside = np.pad((alpha[..., 0] > 0.5).numpy(), 1)  # what is beyond the frame is not the object
+    away = distance_transform_edt(~inside) - distance_transform_edt(inside)
+    return torch.from_numpy(away[1:-1, 1:-1]).float()
 
 
 def bounds(distance: Float[Tensor, "C G G G"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Of what is solid in most of the volumes, in the frame of `Voxels.mesh`; equal where nothing is."""
-    resolution = distance.shape[-1]
-    solid = (distance < 0).float().mean(0) > 0.5
-    places = lattice(resolution)[solid.flatten()]
-    if len(places) == 0:
+    """Of what is solid in a volume, in the frame of `Voxels.mesh`, the mean over them; equal where nothing is."""
+    resolution, solid = distance.shape[-1], distance < 0
+    half, found = 0.5 / span(resolution), [lattice(resolution)[each.flatten()] for each in solid if each.any()]
+    if not found:
         return torch.zeros(3), torch.zeros(3)
-    return places.amin(0) - 0.5 / span(resolution), places.amax(0) + 0.5 / span(resolution)
+    low, high = (torch.stack(ends).mean(0) for ends in ([p.amin(0) for p in found], [p.amax(0) for p in found]))
+    return low - half, high + half

@@ -21,12 +21,14 @@ from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
 from threed.distill.folder import located
+from threed.distill.prior import Prior
 from threed.overpaint import projected
 from threed.photograph import Photograph
 from threed.pipeline import deliver, load, report, solidify, staged, warn
 from threed.reference import Target
 from threed.renderers.mesh import Asset
 from threed.renderers.projection import Projection
+from threed.renderers.voxels import Voxels
 from threed.run import Request, Run, Source
 from threed.start import VoxelField, begin
 from threed.viewpoint import Viewpoint
@@ -36,15 +38,22 @@ TARGET = 256  # the same, of what stages are to look like
 RIM = 0.006  # of the frame: how far within its outline a picture still shows what is behind
 
 
-def picture_to_3d(request: Request, photograph: Photograph, mask: Float[Tensor, "H W"], how: str, run: Run) -> Asset:
+def picture_to_3d(
+    request: Request,
+    photograph: Photograph,
+    mask: Float[Tensor, "H W"],
+    how: str,
+    run: Run,
+    prior: Prior | None = None,
+) -> Asset:
     """Fill the run folder with the asset of the object that a picture shows where the mask says; returns it.
 
-    `how` the mask was found goes into the report. Raises Failure when nothing solid comes out.
+    `how` the mask was found goes into the report. `prior` stands in for the one that the request names, where stages
+    ask one. Raises Failure when nothing solid comes out.
     """
     source, recipe, folder = request.picture, request.recipe, located(request.prior)
     assert source
-    prior = None
-    if any(stage.loss for stage in recipe.stages):
+    if not prior and any(stage.loss for stage in recipe.stages):
         with run.log.stage("load"):
             prior = load(request.prior, request.device)
     with run.log.stage("picture"):
@@ -57,17 +66,19 @@ def picture_to_3d(request: Request, photograph: Photograph, mask: Float[Tensor, 
         shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
     if recipe.stages:
         seen = seen or sighted(shape, request, cutout)
-        shape = staged(shape, request, run, prior, target(cutout, seen).to(request.device))
-        assert shape
+        wanted = target(shape.voxels, cutout, seen).to(request.device)
+        grown = staged(shape, request, run, prior, wanted)
+    else:
+        grown = shape
     with run.log.stage("mesh"):
-        asset = solidify(shape, request)
+        asset = solidify(grown, request)
     with run.log.stage("camera"):
         seen = viewpoint.placed(asset, cutout, seen) if seen else sighted(asset, request, cutout)
     with run.log.stage("texture"):
         asset = painted(asset, cutout, seen)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
-    told_of = report(asset, placed, shape, run) | {"picture": reference(asset, cutout, seen, how)}
+    told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, how)}
     run.write("report.json", (json.dumps(told_of, indent=2) + "\n").encode())
     return placed
 
@@ -92,10 +103,14 @@ def sighted(shape: VoxelField | Asset, request: Request, cutout: Cutout) -> View
     return viewpoint.estimate(thing, cutout, request.picture.elevation, request.picture.fov)
 
 
-def target(cutout: Cutout, seen: Viewpoint) -> Target:
-    """What the picture's camera is to see."""
-    placed = seen.placed(cutout, TARGET)
-    return Target(seen.camera, placed.rgb, placed.alpha)
+@torch.no_grad()
+def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
+    """What the picture's camera is to see: the picture, and the depth and the normals of the start."""
+    placed, look = seen.placed(cutout, TARGET), seen.of(coloured(voxels), TARGET)
+    there = look.alpha[0] > 0
+    depth = look.depth[0] / look.alpha[0].clamp(min=1e-3)
+    normal = functional.normalize(look.normal[0], dim=-1, eps=1e-4)
+    return Target(seen.camera, placed.rgb, placed.alpha, torch.where(there, depth, depth[there].mean()), normal)
 
 
 def told(cutout: Cutout) -> Float[Tensor, "4 S S"]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -89,6 +89,12 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
     return shape
 
 
+@overload
+def staged(shape: Shape, request: Request, run: Run, prior: Prior | None, target: Target | None = None) -> Shape: ...
+@overload
+def staged(
+    shape: None, request: Request, run: Run, prior: Prior | None, target: Target | None = None
+) -> Shape | None: ...
 def staged(
     shape: Shape | None, request: Request, run: Run, prior: Prior | None, target: Target | None = None
 ) -> Shape | None:

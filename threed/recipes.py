@@ -12,10 +12,11 @@ from threed.distill.nfsd import NFSD
 from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
-from threed.distill.vsd import VSD
+from threed.distill.vsd import BSD, VSD
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
+from threed.renderers.ops import HashGrid
 from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
 from threed.tets import TetConfig
@@ -74,7 +75,9 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.loss is None and (self.reference is None or self.reference.every > 1):
-            raise ValueError(f"stage {self.name!r} has steps without any aim; give it a loss, or a reference every step")
+            raise ValueError(
+                f"stage {self.name!r} has steps without any aim; give it a loss, or a reference every step"
+            )
         if self.reference and self.particles > 1:
             raise ValueError(f"stage {self.name!r} has a reference, which one scene alone is fitted to; use 1 particle")
 
@@ -114,7 +117,9 @@ def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: 
     Every particle has the steps that one scene has. Raises ValueError for what cannot work.
     """
     if not any(stage.loss for stage in recipe.stages):
-        raise ValueError(f"recipe {recipe.name!r} distils nothing; use another --recipe, such as {DISTILS[recipe.wants]}")
+        raise ValueError(
+            f"recipe {recipe.name!r} distils nothing; use another --recipe, such as {DISTILS[recipe.wants]}"
+        )
     stages, negative = recipe.stages, recipe.negative
     if loss is not None:
         stages = tuple(replace(s, loss=instead(s.loss, loss)) if s.loss else s for s in stages)
@@ -146,14 +151,24 @@ COARSE = Stage(
     loss=falling(2.0, 0.98, 0.3),
 )
 
+FINE = TetConfig(resolution=64)
+EVEN = HashGrid(levels=3, coarsest=8, finest=32)  # too coarse to make speckles of what no picture shows
 FITTED = Stage(
     name="fit",
-    scene=SolidConfig(TetConfig(resolution=64), PaintConfig(rate=0.03), resolution=96),
+    scene=SolidConfig(FINE, PaintConfig(EVEN, rate=0.0)),
     steps=40,
     views=Views(),
     kinds=("albedo",),
     loss=None,
-    terms=Terms(normal_consistency=Anneal(10.0)),
+    terms=Terms(normal_consistency=Anneal(30.0)),
+    reference=Reference(rgb=Anneal(0.0)),  # the picture itself goes onto what has its outline
+)
+
+HELD = replace(
+    COARSE,
+    name="volume",
+    scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
+    terms=Terms(orientation=Anneal(10.0)),
     reference=Reference(),
 )
 
@@ -175,10 +190,107 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="carved",
-            about="a volume that is carved to the picture's outline while it is drawn, its surface fitted to the picture",
+            about="a volume carved to the picture's outline while it is drawn, its surface fitted to the picture",
             wants="picture",
             start="carved",
             stages=(FITTED,),
+        ),
+        Recipe(
+            name="realfusion",
+            about="that volume under score distillation, held to the picture (Melas-Kyriazi et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Melas-Kyriazi et al.: 5,000 steps, scale 100, t in [0.02, 0.98]; picture 5, mask 0.5, orientation 0.01,
+            # entropy 1e-4; words that textual inversion found, for which --prompt stands in here.
+            stages=(
+                replace(
+                    HELD,
+                    steps=60,
+                    loss=falling(2.0, 0.6, 0.1),
+                    terms=Terms(opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="zero123",
+            about="few steps at timesteps that fall fast, held to the picture (Liu et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Liu et al., as threestudio has it: 600 steps, scale 3, t from [0.4, 0.85] to [0.2, 0.5] by the 200th,
+            # score distillation 0.1, picture 500, mask 50, orientation 1, sparsity 0.1, opacity 0.1.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(
+                        scale=3.0,
+                        t_min=Anneal(0.4, 0.2, until=1 / 3),
+                        t_max=Anneal(0.85, 0.5, until=1 / 3),
+                        weight="clean",
+                    ),
+                    terms=Terms(sparsity=Anneal(1.0), opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="magic123",
+            about="coarse to fine, the picture seen every other step (Qian et al. 2023): a volume, then its surface",
+            wants="picture",
+            start="carved",
+            # Qian et al.: 5,000 + 5,000 steps, scale 100 of a text prior and, 40 times as heavy, 5 of a view prior, t
+            # in [0.2, 0.6]; picture 5, mask 0.5, depth 0.01, normals 0.5, seen every fourth step.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(scale=2.0, t_min=Anneal(0.2), t_max=Anneal(0.6), weight="clean"),
+                    terms=Terms(opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                    reference=Reference(depth=Anneal(10.0), normal=Anneal(100.0), every=2),
+                ),
+                replace(
+                    HELD,
+                    name="fine",
+                    scene=SolidConfig(FINE),
+                    steps=30,
+                    loss=falling(2.0, 0.3, 0.1),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="dreamcraft3d",
+            about="a volume, its surface by normals, its texture by bootstrapped distillation (Sun et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Sun et al.: 5,000 steps each; geometry at t from [0.7, 0.85] to [0.2, 0.5], picture 1000, mask 100, depth
+            # 0.05; texture by BSD at scale 2, t up to 0.5, then 0.2, the picture 1000 beside 0.01 of it.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.85, 0.5), weight="clean"),
+                    terms=Terms(orientation=Anneal(10.0)),
+                    reference=Reference(depth=Anneal(10.0)),
+                ),
+                replace(
+                    HELD,
+                    name="geometry",
+                    scene=SolidConfig(FINE),
+                    steps=30,
+                    kinds=("normal",),
+                    loss=falling(2.0, 0.3, 0.1),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    reference=Reference(rgb=Anneal(0.0)),
+                ),
+                replace(
+                    HELD,
+                    name="texture",
+                    scene=SolidConfig(replace(FINE, distance_rate=0.0, deformation_rate=0.0), PaintConfig(rate=0.03)),
+                    steps=30,
+                    kinds=("albedo",),
+                    loss=BSD(scale=2.0, rate=2e-3, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.5, 0.2), weight="clean"),
+                ),
+            ),
         ),
         Recipe(
             name="refined",

@@ -35,8 +35,8 @@ class Target:
         """With so many pixels a side, by the mean over areas."""
         if size == len(self.alpha):
             return self
-        maps = (self.rgb, self.alpha, self.depth, self.normal)
-        return Target(self.camera, *(None if each is None else _resized(each, size) for each in maps))
+        depth, normal = (None if each is None else _resized(each, size) for each in (self.depth, self.normal))
+        return Target(self.camera, _resized(self.rgb, size), _resized(self.alpha, size), depth, normal)
 
     def to(self, device: torch.device | str) -> Target:
         """The same in this device's memory."""

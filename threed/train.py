@@ -53,8 +53,8 @@ def fit(
 ) -> None:
     """Optimise `scene` through `stage`, from the run's last checkpoint of it on.
 
-    `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along. `target` is
-    what a stage with a reference is to look like from there; a stage without a loss needs no prior.
+    `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along. `target`
+    is what a stage with a reference is to look like from there; a stage without a loss needs no prior.
 
     A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
     stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
@@ -87,7 +87,11 @@ def fit(
             fitted.optimizer.step()
             scene.after_step(step, generator)
             step += 1
-            log(step, {name: loss.item() for name, loss in losses.items()}, pictures=sum(len(l.shown) for l in looks))
+            log(
+                step,
+                {name: loss.item() for name, loss in losses.items()},
+                pictures=sum(len(look.shown) for look in looks),
+            )
             log.picture(partial(contact_sheet, looks[0].shown, looks[0].columns))
 
 
@@ -118,12 +122,10 @@ def distilled(
     return [Look(render, losses, shown, len(cameras))]
 
 
-def referred(
-    scene: Scene, stage: Stage, target: Target | None, step: int, generator: torch.Generator
-) -> list[Look]:
+def referred(scene: Scene, stage: Stage, target: Target | None, step: int, generator: torch.Generator) -> list[Look]:
     """The look from where the picture was taken; none where this step takes none."""
     weights = stage.reference
-    if weights is None or step % weights.every and step < stage.steps:
+    if weights is None or (step % weights.every and step < stage.steps):
         return []
     if target is None:
         raise ValueError(f"stage {stage.name!r} has a reference and no picture; use a recipe of pictures with one")

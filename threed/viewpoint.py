@@ -35,6 +35,14 @@ UNUSUAL, USUAL = 0.1, 15.0
 
 
 @dataclass(frozen=True)
+class Painted:
+    """A mesh at radius 1, in colours."""
+
+    mesh: Mesh
+    albedo: surface.Albedo
+
+
+@dataclass(frozen=True)
 class Viewpoint:
     """A camera, in degrees, and the picture's place in its frame."""
 
@@ -53,6 +61,12 @@ class Viewpoint:
         numbers = math.radians(self.azimuth), math.radians(self.elevation), distance, 2 * half
         return Cameras(*(torch.tensor([number]) for number in numbers))
 
+    def of(self, thing: Asset | Painted, size: int) -> Render:
+        """What this camera sees of a thing at radius 1."""
+        if isinstance(thing, Painted):
+            return surface.render(thing.mesh, self.camera, size, size, albedo=thing.albedo)
+        return surface.render(thing, self.camera, size, size)
+
     def placed(self, cutout: Cutout, size: int) -> Cutout:
         """The picture as this camera would have taken it."""
         picture = torch.cat([cutout.rgb, cutout.alpha], dim=-1).movedim(-1, 0)[None]
@@ -64,23 +78,13 @@ class Viewpoint:
         return Cutout(*moved.split([3, 1], dim=-1))
 
 
-@dataclass(frozen=True)
-class Painted:
-    """A mesh at radius 1, in colours."""
-
-    mesh: Mesh
-    albedo: surface.Albedo
-
-
 @torch.no_grad()
-def estimate(
-    asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV
-) -> Viewpoint:
+def estimate(asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV) -> Viewpoint:
     """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation."""
     small = _reduced(cutout, SIZE)
     heights = grid(ELEVATION) if elevation is None else [elevation]
     tried = [
-        _aligned(_seen(asset, at), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
+        _aligned(at.of(asset, SIZE), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
     ]
     _, best = max(tried, key=lambda one: one[0])
     return refined(asset, cutout, best, elevation is None)
@@ -90,13 +94,13 @@ def estimate(
 def refined(asset: Asset | Painted, cutout: Cutout, near: Viewpoint, tilted: bool) -> Viewpoint:
     """The same from a viewpoint that is not far from it; `tilted` whether its elevation may change."""
     small = _reduced(cutout, SIZE)
-    score, best = _aligned(_seen(asset, near), small, near)
+    score, best = _aligned(near.of(asset, SIZE), small, near)
     for step in STEPS:
         moved = True
         while moved:
             moved = False
             for at in _turned(best, step, tilted):
-                found, near = _settled(_seen(asset, at), small, at, step)
+                found, near = _settled(at.of(asset, SIZE), small, at, step)
                 if found > score + 1e-6:
                     score, best, moved = found, near, True
                     break
@@ -106,7 +110,7 @@ def refined(asset: Asset | Painted, cutout: Cutout, near: Viewpoint, tilted: boo
 @torch.no_grad()
 def placed(asset: Asset | Painted, cutout: Cutout, at: Viewpoint, size: int = 2 * SIZE) -> Viewpoint:
     """The same camera, with the picture zoomed and moved to where it is most like what the camera sees."""
-    render, small = _seen(asset, at, size), _reduced(cutout, size)
+    render, small = at.of(asset, size), _reduced(cutout, size)
     _, best = _aligned(render, small, at)
     for step in STEPS:
         _, best = _settled(render, small, best, step)
@@ -129,7 +133,7 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
 @torch.no_grad()
 def agreement(asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
     """PSNR of the asset's colours on white beside the picture, in dB, and intersection over union of the outlines."""
-    render = _seen(asset, viewpoint, size)
+    render = viewpoint.of(asset, size)
     placed = viewpoint.placed(_reduced(cutout, size), size)
     theirs = placed.rgb + 1 - placed.alpha
     return psnr(render.albedo + 1 - render.alpha, theirs[None]), silhouette_iou(render.alpha, placed.alpha[None])
@@ -138,12 +142,6 @@ def agreement(asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size
 def grid(span: tuple[float, float]) -> list[float]:
     """Degrees at equal steps, ends included."""
     return torch.linspace(*span, round((span[1] - span[0]) / COARSE_STEP) + 1).tolist()
-
-
-def _seen(asset: Asset | Painted, viewpoint: Viewpoint, size: int = SIZE) -> Render:
-    if isinstance(asset, Painted):
-        return surface.render(asset.mesh, viewpoint.camera, size, size, albedo=asset.albedo)
-    return surface.render(asset, viewpoint.camera, size, size)
 
 
 def _aligned(render: Render, cutout: Cutout, at: Viewpoint) -> tuple[float, Viewpoint]:
