@@ -31,6 +31,7 @@ FILL, CORE = 0.6, 0.5  # of a bulge: what a ray is filled with that lacks someth
 COVERED = 0.985  # share of the picture that a symmetrical thing must be able to fill
 PACE = 0.5  # of the way to its right size and place, that the lattice goes at once
 FASTEST = 0.1  # of its size, at most
+TRUSTED = 0.6  # from where on there is no core
 LEAST_ROUND = 0.5  # what is trusted most is twice as deep as a bulge, at most
 STRETCHES, MOST_STRETCHED = 12, 20.0  # rounds of fitting a height, and how far it may go
 
@@ -91,8 +92,8 @@ class Sight:
             found = torch.maximum(beside, before - height).clamp(-TRUNCATION, TRUNCATION)
             return found.reshape((resolution,) * 3)
 
-        round_ = 1 - self.trust
-        allowed, core, fill = (bounded(share * high) for share in (1 / max(round_, LEAST_ROUND), CORE * round_, FILL))
+        allowed, fill = bounded(high / max(1 - self.trust, LEAST_ROUND)), bounded(FILL * high)
+        core = bounded(CORE * (1 - self.trust) * high) if self.trust < TRUSTED else torch.full_like(fill, TRUNCATION)
         bins = round(BINS * resolution)
         column, row = ((where + 1) * (bins / 2)).long().clamp(0, bins - 1).unbind(-1)
         asked = functional.adaptive_avg_pool2d(self.alpha.movedim(-1, 0)[None], bins).flatten() > FILLED

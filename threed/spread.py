@@ -1,8 +1,8 @@
 """Colours for the sides that a picture does not show: those that it shows of what is like them.
 
-A thing mostly has at one height, and on either side, what it has at the same height elsewhere. Every hidden place of a
-surface takes the mean of the colours seen, each by how near it is in height, in reach, and in the colour that the start
-believed both to have (a joint bilateral filter, Petschnigg et al. 2004, over a surface). Colours are display sRGB.
+A thing mostly has at one height what it has at the same height elsewhere. Every hidden place of a surface takes the
+mean of the colours seen, each by how near it is, in height above all, and in the colour that the start believed both to
+have (a joint bilateral filter, Petschnigg et al. 2004, over a surface). Colours are display sRGB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from threed.renderers.voxels import Voxels
 from threed.viewpoint import Viewpoint
 
 NEAR = 2.0  # voxels from the surface: whose colours are changed
-HEIGHT, APART, LIKE = 0.025, 0.3, 0.3  # of the longest side, of it, and of display sRGB: how far like is like
+# How far like is like: right, up and toward the front, of the longest side; and in display sRGB. Behind is far away, and
+# what has the front's height and side is what it has there.
+ACROSS, HEIGHT, DEEP, LIKE = 0.12, 0.025, 0.4, 0.3
 SAMPLES = 2048  # places that are seen and asked
 CHUNK = 1 << 12
 PICTURE = 256  # pixels a side
@@ -63,7 +65,7 @@ def likened(
 
     Points are in the frame of `Voxels.mesh`; `believed` is the colour that each had before.
     """
-    scaled = points / points.new_tensor([APART, HEIGHT, APART])
+    scaled = points / points.new_tensor([ACROSS, HEIGHT, DEEP])
     if mirrored:
         scaled[:, 0] = scaled[:, 0].abs()
     features = torch.cat([scaled, believed / LIKE], dim=-1)
