@@ -22,7 +22,7 @@ from threed.renderers.voxels import Voxels
 from threed.spread import spread
 from threed.start import VoxelField, flattened, smoothed, upsampled
 from threed.train import seeded
-from threed.viewpoint import Painted, Viewpoint, agreement, estimate, placed
+from threed.viewpoint import USUAL, Painted, Viewpoint, agreement, estimate, placed
 
 GLANCES, GLANCE_STEPS = 4, 15  # volumes that tell from where a picture was taken, and steps to each
 CANDIDATES, STEPS = 6, 25  # of those that are carved
@@ -56,10 +56,13 @@ def carved(
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(start.consensus(glances))
         seen = estimate(coloured(glance), cutout, elevation, fov)
-        led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trust(coloured(glance), cutout, seen)))
+        trusted = trust(coloured(glance), cutout, seen)
+        seen = usual(seen, trusted, elevation is None)
+        led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
         volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
-        coarse = start.voxels_of(led(start.consensus(volumes.cpu())[None])[0])
-        coarse = replace(coarse, distance=led.sight.hull(len(coarse.distance)).grown(coarse.distance[None], False)[0])
+        coarse = start.voxels_of(start.consensus(volumes.cpu()))
+        hull = led.sight.hull(len(coarse.distance))
+        coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
         fine = smoothed(upsampled(flattened(coarse), words.prior))
         hull = led.sight.hull(len(fine.distance))
         fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
@@ -77,6 +80,12 @@ def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:
     """In the depth of a glance: none where its outline is far from the picture's, all where it is near."""
     _, iou = agreement(glance, cutout, seen, 64)
     return min(max((iou - STRANGE) / (FAMILIAR - STRANGE), 0.0), 1.0)
+
+
+def usual(seen: Viewpoint, trusted: float, tilted: bool) -> Viewpoint:
+    """From the front and from the usual height, the more so the less a glance is trusted."""
+    height = USUAL + trusted * (seen.elevation - USUAL) if tilted else seen.elevation
+    return replace(seen, azimuth=trusted * seen.azimuth, elevation=height)
 
 
 def coloured(voxels: Voxels) -> Painted:

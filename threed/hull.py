@@ -153,7 +153,7 @@ class Carving:
         self.sight, self.told = sight, mirrored
 
     def __call__(self, volumes: Float[Tensor, "C 4 G G G"]) -> Float[Tensor, "C 4 G G G"]:
-        """The volumes that are nearest to these, in a way, and have the outline."""
+        """These volumes, with the outline."""
         volumes = volumes.clamp(-1, 1)
         hull = self.sight.hull(volumes.shape[-1])
         mirrored = hull.symmetrical if self.told is None else self.told
@@ -197,7 +197,7 @@ def level(camera: Cameras) -> Float[Tensor, "3"]:
 def inflated(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S"]:
     """How high an outline bulges, in pixels, the square of which is u: laplacian u = -4 within it, u = 0 without.
 
-    That makes a ball of a disc, exactly. (Shapes from outlines as soap films: Igarashi et al. 1999, Teddy, in spirit.)
+    That makes a ball of a disc, exactly (what Igarashi et al. 1999, Teddy, do by hand, as a Poisson equation).
     """
     inside = (alpha[..., 0] > 0.5).numpy()
     number = np.cumsum(inside).reshape(inside.shape) - 1

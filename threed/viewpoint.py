@@ -86,20 +86,12 @@ def estimate(asset: Asset | Painted, cutout: Cutout, elevation: float | None = N
     tried = [
         _aligned(at.of(asset, SIZE), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
     ]
-    _, best = max(tried, key=lambda one: one[0])
-    return refined(asset, cutout, best, elevation is None)
-
-
-@torch.no_grad()
-def refined(asset: Asset | Painted, cutout: Cutout, near: Viewpoint, tilted: bool) -> Viewpoint:
-    """The same from a viewpoint that is not far from it; `tilted` whether its elevation may change."""
-    small = _reduced(cutout, SIZE)
-    score, best = _aligned(near.of(asset, SIZE), small, near)
+    score, best = max(tried, key=lambda one: one[0])
     for step in STEPS:
         moved = True
         while moved:
             moved = False
-            for at in _turned(best, step, tilted):
+            for at in _turned(best, step, elevation is None):
                 found, near = _settled(at.of(asset, SIZE), small, at, step)
                 if found > score + 1e-6:
                     score, best, moved = found, near, True
