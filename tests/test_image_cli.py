@@ -110,7 +110,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
             ["chair.png", "--recipe", "instant"],
             "recipe 'instant' makes assets of a text; use threed text, or another --recipe",
         ),
-        (["chair.png", "--recipe", "xyz"], "unknown recipe 'xyz'; known: lrm"),
+        (["chair.png", "--recipe", "xyz"], "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123"),
         (["chair.png", "--prior", "xyz"], "unknown prior 'xyz'; it is neither a folder nor one of: embedded"),
         (
             ["chair.png", "--prompt", "very " * 30],
@@ -210,7 +210,7 @@ def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
     [
         ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
         ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
-        ("--recipe zero123 --loss sdd", "unknown loss 'sdd'; did you mean 'sds'?"),
+        ("--recipe zero123 --loss sdss", "unknown loss 'sdss'; did you mean 'sds'?"),
         ("--start sphere", "a sphere does not tell from where the picture was taken; use --start carved, volume, or"),
         ("--start none.glb", "there is no file 'none.glb' to start from"),
         ("--recipe zero123 --scale 1001", "--scale is 1001.0; it must lie between 0 and 1000"),

@@ -41,7 +41,7 @@ GREEN, RED, BLUE = (20, 180, 40), (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
 SAME = ("recipe.json", "asset.glb", "asset.obj", "asset.png", "preview.png", "turntable.webp", "input.png", "mask.png")
 
 
-def ball(radius=9.0, resolution=24):
+def ball(radius=10.4, resolution=24):
     """Red above, blue below."""
     axis = torch.arange(resolution) - (resolution - 1) / 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
@@ -73,7 +73,7 @@ def small(monkeypatch):
     """Little assets, and few and small pictures of them."""
     asset = AssetSettings(faces=800, texture_size=128, grid=40, smoothing=5)
     for recipe in [each for each in RECIPES.values() if each.wants == "picture"]:
-        stages = tuple(replace(stage, steps=6, scene=little(stage.scene)) for stage in recipe.stages)
+        stages = tuple(replace(stage, steps=4, scene=little(stage.scene)) for stage in recipe.stages)
         monkeypatch.setitem(RECIPES, recipe.name, replace(recipe, asset=asset, stages=stages))
     monkeypatch.setattr("threed.machine.set_threads", lambda: 1)
     monkeypatch.setattr(pictures, "turntable", partial(pictures.turntable, frames=3, size=48))

@@ -347,8 +347,6 @@ def check_start(request: Request) -> None:
     name = request.recipe.start
     if name == "carved" and request.picture is None:
         raise Mistake("there is no picture to carve by; use threed image, --start volume, sphere, or a mesh file")
-    if name == "carved" and not (located(request.prior) / "start").is_dir():
-        raise Mistake(f"the prior {request.prior!r} has no start; use a mesh file for --start")
     if name == "volume" and not (located(request.prior) / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
     if name in STARTS:

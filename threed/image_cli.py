@@ -180,7 +180,6 @@ def check_start(request: Request) -> None:
 
     if request.recipe.start == "sphere":
         raise Mistake("a sphere does not tell from where the picture was taken; use --start carved, volume, or a mesh")
-    cli.check_start(request)
     folder = located(request.prior)
     if not (folder / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --prior embedded, or train one")
@@ -189,3 +188,4 @@ def check_start(request: Request) -> None:
             raise Mistake(f"the start of the prior {request.prior!r} takes no pictures; use --prior embedded")
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
+    cli.check_start(request)
