@@ -73,16 +73,19 @@ def test_what_is_carved_and_grown_has_the_outline():
 
 
 def test_growing_reaches_only_rays_that_lack_something():
-    """There it fills up to a share of the bulge, and no further."""
+    """Near the ball it swells until it is deep enough; far from it a share of the bulge is filled, and no more."""
     hull = sight(bulge=torch.full((128, 128), 20.0)).hull(SIDE)
-    half = ball(0.35)
-    grown = hull.grown(half[None], False)[0]
-    lacking = (hull.asked & (hull._nearest(half[None])[0] > -0.5))[hull.ray].view_as(half)
-    assert 0.01 < lacking.float().mean() < 0.9
-    assert torch.equal(grown[~lacking], half[~lacking])
-    assert torch.equal(grown[lacking], half.minimum(hull.fill)[lacking])
+    small = ball(0.25)
+    grown = hull.grown(small[None], False)[0]
+    before, after = (hull._nearest(each[None])[0] for each in (small, grown))
+    lacking, far = (hull.asked & (before > least) for least in (-0.5, 2.0))
+    on = {name: rays[hull.ray].view_as(small) for name, rays in (("lacking", lacking), ("far", far))}
+    assert lacking.sum() > far.sum() > 0
+    assert torch.equal(grown[~on["lacking"]], small[~on["lacking"]])
+    assert torch.equal(grown[on["far"]], small.minimum(hull.fill)[on["far"]])
+    torch.testing.assert_close(after[lacking & ~far], torch.full_like(after[lacking & ~far], -0.5))
     metres = 0.6 * 20 * 2 * 3.1 * math.tan(math.radians(20)) / 128
-    deep = lattice(SIDE)[:, 2].reshape(half.shape).abs()
+    deep = lattice(SIDE)[:, 2].reshape(small.shape).abs()
     assert (hull.fill[deep > metres + 0.1] > 0).all()
     assert (hull.fill[(deep < metres - 0.1) & (hull.distance < -1)] < 0).all()
 

@@ -110,7 +110,10 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
             ["chair.png", "--recipe", "instant"],
             "recipe 'instant' makes assets of a text; use threed text, or another --recipe",
         ),
-        (["chair.png", "--recipe", "xyz"], "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123"),
+        (
+            ["chair.png", "--recipe", "xyz"],
+            "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123",
+        ),
         (["chair.png", "--prior", "xyz"], "unknown prior 'xyz'; it is neither a folder nor one of: embedded"),
         (
             ["chair.png", "--prompt", "very " * 30],

@@ -27,6 +27,7 @@ from threed.viewpoint import Viewpoint
 BINS = 1.25  # a voxel's side of the lattice, along the frame's: of rays that are asked whether they meet the object
 FILLED = 0.75  # mean alpha from which a bin of the picture has to meet it
 DEEP = 0.5  # voxels: how deep inside its ray's best voxel has to be, not to lack anything
+NEAR, REACH = 2.0, 0.7  # voxels: up to where it swells, and how far from that voxel on its ray
 FILL, CORE = 0.6, 0.5  # of a bulge: what a ray is filled with that lacks something; and any, where nothing is trusted
 COVERED = 0.985  # share of the picture that a symmetrical thing must be able to fill
 PACE = 0.5  # of the way to its right size and place, that the lattice goes at once
@@ -134,9 +135,16 @@ class Hull:
         return torch.maximum(kept, self.distance.flip(0)) if mirrored else kept
 
     def grown(self, distance: Float[Tensor, "C G G G"], mirrored: bool) -> Float[Tensor, "C G G G"]:
-        """With something on every ray that has to meet the object, around the plane in its middle."""
-        lacking = (self.asked & (self._nearest(distance) > -DEEP))[:, self.ray].view_as(distance)
-        filled = torch.minimum(torch.where(lacking, torch.minimum(distance, self.fill), distance), self.core)
+        """With something on every ray that has to meet the object.
+
+        Where the object nearly reaches it swells; rays that are far from it are filled around the middle plane.
+        """
+        nearest = self._nearest(distance)
+        lack = torch.where(self.asked, (nearest + DEEP).clamp(min=0), 0.0)[:, self.ray].view_as(distance)
+        apart = distance - nearest[:, self.ray].view_as(distance)
+        swollen = distance - lack * (-apart / REACH).exp()
+        far = lack > NEAR + DEEP
+        filled = torch.where(far, torch.minimum(distance, self.fill), swollen).minimum(self.core)
         return torch.minimum(filled, filled.flip(1)) if mirrored else filled
 
     def _nearest(self, distance: Float[Tensor, "C G G G"]) -> Float[Tensor, "C R"]:
