@@ -19,8 +19,8 @@ from threed.renderers.voxels import Voxels
 from threed.viewpoint import Viewpoint
 
 NEAR = 2.0  # voxels from the surface: whose colours are changed
-# How far like is like: right, up and toward the front, of the longest side; and in display sRGB. Behind is far away, and
-# what has the front's height and side is what it has there.
+# How far like is like: right, up and toward the front, of the longest side; and in display sRGB. What lies behind takes
+# what the front has at its height and on its side.
 ACROSS, HEIGHT, DEEP, LIKE = 0.12, 0.025, 0.4, 0.3
 SAMPLES = 2048  # places that are seen and asked
 CHUNK = 1 << 12
