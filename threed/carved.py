@@ -27,6 +27,7 @@ from threed.viewpoint import USUAL, Painted, Viewpoint, agreement, estimate, pla
 GLANCES, GLANCE_STEPS = 4, 15  # volumes that tell from where a picture was taken, and steps to each
 CANDIDATES, STEPS = 6, 25  # of those that are carved
 STRANGE, FAMILIAR = 0.6, 0.9  # intersections over union of outlines: what of the start's depth is believed
+FRONTAL = 0.1  # what a camera at 35 degrees from the front has to look more like it
 OUTLINE = 192  # pixels a side of the outline
 
 
@@ -55,7 +56,7 @@ def carved(
     try:
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(start.consensus(glances))
-        seen = estimate(coloured(glance), cutout, elevation, fov)
+        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL)
         trusted = trust(coloured(glance), cutout, seen)
         seen = usual(seen, trusted, elevation is None)
         led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))

@@ -168,7 +168,6 @@ HELD = replace(
     COARSE,
     name="volume",
     scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
-    terms=Terms(orientation=Anneal(10.0)),
     reference=Reference(),
 )
 

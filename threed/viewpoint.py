@@ -29,8 +29,9 @@ STEPS = (5.0, 2.5, 1.25, 0.6)  # degrees, of the refinement
 SHARES = 0.008  # of zoom and shift, for each degree of a step
 SIZE = 64  # pixels a side of the pictures that are compared
 COLOUR = 0.5  # weight of the mean colour difference beside intersection over union
-# Taken off at 35 degrees from the usual elevation, and from the front, by the square: what decides where the shape is
-# far from the picture's, and outlines from elsewhere are hardly less like it. The right shape tells by more.
+ASIDE = 2e-4  # taken off per degree away from the front: what decides of things that are round
+# Taken off at 35 degrees from the usual elevation, by the square: what decides where the shape is far from the
+# picture's, and outlines from below are hardly less like it than those from above. The right shape tells by more.
 UNUSUAL, USUAL = 0.1, 15.0
 
 
@@ -79,20 +80,28 @@ class Viewpoint:
 
 
 @torch.no_grad()
-def estimate(asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV) -> Viewpoint:
-    """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation."""
+def estimate(
+    asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV, frontal: float = 0.0
+) -> Viewpoint:
+    """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation.
+
+    `frontal` is taken off at 35 degrees from the front, by the square: for shapes that are only roughly the picture's.
+    """
+
+    def judged(score: float, at: Viewpoint) -> tuple[float, Viewpoint]:
+        return score - frontal * (at.azimuth / 35) ** 2, at
+
     small = _reduced(cutout, SIZE)
     heights = grid(ELEVATION) if elevation is None else [elevation]
-    tried = [
-        _aligned(at.of(asset, SIZE), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
-    ]
+    around = [Viewpoint(azimuth, height, fov) for azimuth in grid(AZIMUTH) for height in heights]
+    tried = [judged(*_aligned(at.of(asset, SIZE), small, at)) for at in around]
     score, best = max(tried, key=lambda one: one[0])
     for step in STEPS:
         moved = True
         while moved:
             moved = False
             for at in _turned(best, step, elevation is None):
-                found, near = _settled(at.of(asset, SIZE), small, at, step)
+                found, near = judged(*_settled(at.of(asset, SIZE), small, at, step))
                 if found > score + 1e-6:
                     score, best, moved = found, near, True
                     break
@@ -118,7 +127,7 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
     ours, shown = render.albedo[0] * theirs, placed.rgb * mine
     gain = (ours * shown).sum() / ours.square().sum().clamp(min=1e-6)  # what the light makes of it
     apart = (gain * ours - shown).abs().mean(-1).sum() / inside
-    unlikely = UNUSUAL * ((viewpoint.azimuth / 35) ** 2 + ((viewpoint.elevation - USUAL) / 35) ** 2)
+    unlikely = ASIDE * abs(viewpoint.azimuth) + UNUSUAL * ((viewpoint.elevation - USUAL) / 35) ** 2
     return float(both.sum() / either.sum().clamp(min=1e-6) - COLOUR * apart) - unlikely
 
 
