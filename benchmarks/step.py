@@ -79,7 +79,11 @@ def measured(prompt: str, recipe: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", nargs="?", default="a wooden barrel")
-    choices = [recipe.name for recipe in RECIPES.values() if recipe.stages and recipe.start != "mesh"]
+    choices = [
+        recipe.name
+        for recipe in RECIPES.values()
+        if recipe.stages and recipe.wants == "text" and recipe.start != "mesh"
+    ]
     parser.add_argument("--recipes", choices=choices, nargs="+", default=["dreamfusion", "magic3d"])
     asked = parser.parse_args()
     set_threads()

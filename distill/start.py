@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -226,9 +227,11 @@ def sample(
     steps: int = 25,
     scale: float = 2.0,
     picture: Float[Tensor, "4 S S"] | None = None,
+    led: Callable[[Float[Tensor, "C 4 G G G"]], Float[Tensor, "C 4 G G G"]] | None = None,
 ) -> Float[Tensor, "C 4 G G G"]:
     """Volumes of one text, and of a picture, by deterministic DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12).
 
+    Whatever is believed to be the clean volumes is first `led` to what is known of them besides; in the end, too.
     Raises ValueError for a picture where the start takes none, or of another size than it takes.
     """
     config, device = start.config, start.place.device
@@ -239,8 +242,11 @@ def sample(
     for now, then in pairwise(times):
         with torch.autocast(device.type, torch.bfloat16, compute_dtype(device) == torch.bfloat16):
             clean = guided(start, z, now, told, untold, scale, shown)
+        if led:
+            clean = start.encode(led(start.decode(clean).cpu()).to(device))
         z = mixed_anew(clean, z, start.alpha_sigma(now), start.alpha_sigma(then))
-    return start.decode(clean)
+    volumes = start.decode(clean)
+    return led(volumes.cpu()).to(device) if led else volumes
 
 
 def guided(

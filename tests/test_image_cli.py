@@ -53,7 +53,7 @@ def disc(name: str, places: list[tuple[int, int, int, int]], mode: str = "RGBA")
 def test_the_defaults(asked: list[Request], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert main(["image", "chair.png"]) == 0
     (request,) = asked
-    assert (request.prompt, request.recipe, request.name) == ("", RECIPES["lrm"], "chair")
+    assert (request.prompt, request.recipe, request.name) == ("", RECIPES["carved"], "chair")
     told = json.loads((tmp_path / "outputs" / "chair-0" / "recipe.json").read_text())["picture"]
     assert re.fullmatch("[0-9a-f]{64}", told.pop("digest"))
     assert told == {"name": "chair", "mask": None, "remove_background": True, "elevation": None, "fov": 40.0}
@@ -110,7 +110,10 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
             ["chair.png", "--recipe", "instant"],
             "recipe 'instant' makes assets of a text; use threed text, or another --recipe",
         ),
-        (["chair.png", "--recipe", "xyz"], "unknown recipe 'xyz'; known: lrm"),
+        (
+            ["chair.png", "--recipe", "xyz"],
+            "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123",
+        ),
         (["chair.png", "--prior", "xyz"], "unknown prior 'xyz'; it is neither a folder nor one of: embedded"),
         (
             ["chair.png", "--prompt", "very " * 30],
@@ -186,11 +189,50 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     flags = "output seed prompt mask no-remove-background elevation fov recipe prior format faces texture-size height"
-    for flag in (*flags.split(), "device", "resume", "overwrite"):
+    for flag in (*flags.split(), *["loss", "scale", "negative", "start", "steps", "device", "resume", "overwrite"]):
         assert f"--{flag} " in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "picture"]
     for known in (*recipes, *(suffix[1:] for suffix in WRITERS), 'threed image chair.jpg --prompt "a wooden chair"'):
         assert known in text
+
+
+def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
+    flags = "--recipe magic123 --loss csd --scale 3.5 --steps 14 --start volume --negative blurry"
+    assert main(["image", "chair.png", *flags.split()]) == 0
+    (request,) = asked
+    assert (request.recipe.start, request.negative) == ("volume", "blurry")
+    assert [(type(s.loss).__name__, s.loss and s.loss.scale) for s in request.recipe.stages] == [("CSD", 3.5)] * 2
+    assert [stage.steps for stage in request.recipe.stages] == [8, 6]
+    assert [stage.reference for stage in request.recipe.stages] == [s.reference for s in RECIPES["magic123"].stages]
+    assert main(["image", "chair.png", "--steps", "3", "--output", "other"]) == 0
+    assert [stage.steps for stage in asked[1].recipe.stages] == [3]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
+        ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
+        ("--recipe zero123 --loss sdss", "unknown loss 'sdss'; did you mean 'sds'?"),
+        ("--start sphere", "a sphere does not tell from where the picture was taken; use --start carved, volume, or"),
+        ("--start none.glb", "there is no file 'none.glb' to start from"),
+        ("--recipe zero123 --scale 1001", "--scale is 1001.0; it must lie between 0 and 1000"),
+        ("--recipe magic3d", "recipe 'magic3d' makes assets of a text; use threed text, or another --recipe"),
+        ("--recipe carvd", "unknown recipe 'carvd'; did you mean 'carved'?"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    asked: list[Request], flags: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["image", "chair.png", *flags.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert asked == []
+    assert not Path("outputs").exists()
+
+
+def test_a_text_cannot_be_carved(capsys: pytest.CaptureFixture) -> None:
+    assert main(["text", "a chair", "--start", "carved"]) == 2
+    assert "there is no picture to carve by; use threed image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["image", "--help"], ["image", "none.png"]])

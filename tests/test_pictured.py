@@ -2,28 +2,38 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import trimesh
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from truth import oracle
+
 from threed import pictured, pictures
+from threed.carved import coloured
 from threed.cli import main
 from threed.cutout import Cutout
 from threed.distill.folder import SHIPPED
+from threed.distill.losses import LEARNING, instead
 from threed.distill.start import Start, StartConfig, cut, volume_of
 from threed.errors import Failure
 from threed.exporters.unwrap import unwrap
+from threed.photograph import Photograph
 from threed.recipes import RECIPES, AssetSettings
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.renderers.voxels import TRUNCATION, Voxels
-from threed.run import FILES
+from threed.run import FILES, Request, Run, Source
+from threed.solid import SolidConfig
 from threed.start import begin
 from threed.training.start import write
 from threed.viewpoint import Viewpoint
@@ -32,7 +42,7 @@ GREEN, RED, BLUE = (20, 180, 40), (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
 SAME = ("recipe.json", "asset.glb", "asset.obj", "asset.png", "preview.png", "turntable.webp", "input.png", "mask.png")
 
 
-def ball(radius=9.0, resolution=24):
+def ball(radius=10.4, resolution=24):
     """Red above, blue below."""
     axis = torch.arange(resolution) - (resolution - 1) / 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
@@ -63,10 +73,19 @@ def prior(tmp_path_factory):
 def small(monkeypatch):
     """Little assets, and few and small pictures of them."""
     asset = AssetSettings(faces=800, texture_size=128, grid=40, smoothing=5)
-    monkeypatch.setitem(RECIPES, "lrm", replace(RECIPES["lrm"], asset=asset))
+    for recipe in [each for each in RECIPES.values() if each.wants == "picture"]:
+        stages = tuple(replace(stage, steps=4, scene=little(stage.scene)) for stage in recipe.stages)
+        monkeypatch.setitem(RECIPES, recipe.name, replace(recipe, asset=asset, stages=stages))
     monkeypatch.setattr("threed.machine.set_threads", lambda: 1)
     monkeypatch.setattr(pictures, "turntable", partial(pictures.turntable, frames=3, size=48))
     monkeypatch.setattr(pictures, "preview", partial(pictures.preview, size=48))
+
+
+def little(scene):
+    """The same, on coarser grids."""
+    if isinstance(scene, SolidConfig):
+        return replace(scene, tets=replace(scene.tets, resolution=24), resolution=32)
+    return replace(scene, resolution=32, samples=32, occupancy=24)
 
 
 def photo(path, colour=GREEN):
@@ -80,7 +99,7 @@ def photo(path, colour=GREEN):
 def test_a_picture_becomes_an_asset(prior, tmp_path, monkeypatch, capsys):
     """The whole way, twice: the same bytes; then again, refused for another picture, and with the mask given back."""
     monkeypatch.chdir(tmp_path)
-    first = ["image", str(photo(tmp_path / "Green Ball.png")), "--prior", str(prior)]
+    first = ["image", str(photo(tmp_path / "Green Ball.png")), "--prior", str(prior), "--recipe", "lrm"]
     assert main([*first, "--output", "again"]) == 0
     assert main(first) == 0
     assert "outputs/green-ball-0/mask.png" in capsys.readouterr().out
@@ -111,6 +130,81 @@ def test_a_picture_becomes_an_asset(prior, tmp_path, monkeypatch, capsys):
     assert len(told["picture"]["mask"]) == len(told["picture"]["digest"]) == 64
     assert main([*first, "--resume", "--prompt", "a ball"]) == 2
     assert "picture.mask was" in capsys.readouterr().err
+
+
+def slab(path):
+    """A green thing that is three times as wide as high, higher on its right."""
+    image = Image.new("RGBA", (160, 120), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rounded_rectangle((20, 45, 139, 84), 12, fill=GREEN)
+    ImageDraw.Draw(image).rectangle((105, 30, 125, 60), fill=GREEN)
+    image.save(path)
+    return path
+
+
+def test_a_picture_that_the_start_does_not_know_is_carved_out_of_what_it_does(prior, tmp_path, monkeypatch):
+    """Told of a ball, it ends with the picture's outline and colours, in front and behind; twice, in the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    picture = str(slab(tmp_path / "slab.png"))
+    for output in ("one", "two"):
+        assert main(["image", picture, "--prior", str(prior), "--output", output]) == 0
+    for name in SAME:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    told = json.loads((tmp_path / "one" / "report.json").read_text())["picture"]
+    assert told["silhouette_iou"] > 0.9
+    assert told["psnr_db"] > 17
+    asset = read(tmp_path / "one" / "asset.glb")
+    wide, high, _ = (asset.mesh.vertices.amax(0) - asset.mesh.vertices.amin(0)).tolist()
+    assert 1.6 < wide / high < 2.8
+    back = surface.render(replace(asset, mesh=normalised(asset.mesh)), orbit(2), 32, 32).albedo[1, 16, 16]
+    torch.testing.assert_close(back, torch.tensor(GREEN) / 255, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES.values() if recipe.wants == "picture"])
+def test_every_recipe_of_pictures_goes_from_end_to_end(name, prior, tmp_path):
+    """Under a prior that knows the same ball from all sides: the asset is the ball, in the picture's green in front.
+
+    Such a prior has no adapter: where a loss trains one, score distillation stands in for it.
+    """
+    recipe, size = RECIPES[name], 32
+    stages = (replace(s, loss=instead(s.loss, "sds")) if isinstance(s.loss, LEARNING) else s for s in recipe.stages)
+    recipe = replace(recipe, stages=tuple(stages))
+    truth = Asset("ball", *painted_ball(), Material(torch.tensor(GREEN).expand(64, 64, 3) / 255))
+    seen = surface.render(truth, orbit(1), 96, 96)
+    photograph = Photograph(torch.tensor(GREEN).expand(96, 96, 3) / 255, seen.alpha[0], "digest")
+    source = Source("ball", photograph.digest)
+    request = Request("", recipe, prior=str(prior), picture=source)
+    with Run.create(tmp_path / "run", request) as run:
+        asset = pictured.picture_to_3d(
+            request, photograph, seen.alpha[0, ..., 0], "alpha", run, oracle(truth, size, 0.1)
+        )
+    told = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert told["picture"]["silhouette_iou"] > 0.9
+    looks = [surface.render(replace(a, mesh=normalised(a.mesh)), orbit(4), 48, 48) for a in (asset, truth)]
+    # A single spike on a coarse grid makes all the rest smaller here. Measured: 0.76 of dreamcraft3d, else above 0.85.
+    assert pictures.silhouette_iou(looks[0].alpha, looks[1].alpha) > 0.7
+    front = looks[0].albedo[0, 24, 24]
+    torch.testing.assert_close(front, torch.tensor(GREEN) / 255, atol=0.05, rtol=0)
+    names = [stage.name for stage in recipe.stages]
+    assert [name for name in told["seconds"] if name in names] == names
+
+
+def painted_ball():
+    made = trimesh.creation.icosphere(3, 1.0)
+    mesh = Mesh(torch.tensor(made.vertices).float(), torch.tensor(made.faces))
+    return mesh, *unwrap(mesh, 64)
+
+
+def test_the_target_keeps_the_depth_and_the_normals_of_the_start():
+    voxels = ball()
+    seen = Viewpoint(0.0, 15.0)
+    alpha = seen.of(coloured(voxels), 64).alpha[0]
+    wanted = pictured.target(voxels, Cutout(alpha * torch.tensor(RED), alpha), seen)
+    size = len(wanted.alpha)
+    assert wanted.depth[size // 2, size // 2].item() == pytest.approx(2.1, abs=0.05)  # a ball of radius 1 at 3.1
+    torch.testing.assert_close(wanted.normal[size // 2, size // 2], torch.tensor([0.0, 0.0, 1.0]), atol=0.2, rtol=0)
+    there = wanted.alpha[..., 0] > 0.99
+    assert wanted.depth[there].min() > 2.0
+    assert wanted.depth[~there].isfinite().all()
 
 
 def test_nothing_comes_out(tmp_path):

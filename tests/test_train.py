@@ -260,8 +260,8 @@ def test_an_emptied_or_filled_volume_is_noticed(tmp_path, alpha, problem):
 def test_trouble_names_the_first_loss_that_is_not_finite():
     render = Fog().render(orbit(1))
     good, bad = torch.tensor(1.0), torch.tensor(torch.inf)
-    assert trouble({"sds": good, "sparsity": good}, render) is None
-    assert trouble({"sds": good, "sparsity": bad}, render) == "the loss 'sparsity' is not finite"
+    assert trouble({"sds": good, "sparsity": good}, [render]) is None
+    assert trouble({"sds": good, "sparsity": bad}, [render]) == "the loss 'sparsity' is not finite"
 
 
 def test_terms_are_weighted_by_progress():

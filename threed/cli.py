@@ -24,6 +24,7 @@ from threed.errors import FULL, Failure, Mistake, unknown
 from threed.flags import (
     FACES,
     HEIGHT,
+    SCALE,
     SEED,
     STEPS,
     TEXTURE,
@@ -32,10 +33,12 @@ from threed.flags import (
     Folder,
     Formats,
     Height,
+    LossName,
     Negative,
     Overwrite,
     PriorName,
     Resume,
+    Scale,
     Seed,
     Steps,
     TextureSize,
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-SCALE, PARTICLES = (0.0, 1000.0), (1, 64)
+PARTICLES = (1, 64)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
@@ -101,11 +104,8 @@ class Text:
     output: Folder = None
     seed: Seed = 0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "instant"
-    loss: Annotated[
-        str | None,
-        said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
-    ] = None
-    scale: Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")] = None
+    loss: LossName = None
+    scale: Scale = None
     particles: Annotated[
         int | None,
         said(f"Scenes that vsd or bsd fits together, {PARTICLES[0]} to {PARTICLES[1]}; the first is made.", "one"),
@@ -288,8 +288,10 @@ def with_asset(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
     )
 
 
-def with_flags(recipe: Recipe, asked: Text) -> Recipe:
-    """The recipe, with the flags that were given in place of its own values."""
+def with_flags(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
+    """The recipe, with the flags that were given in place of its own values. Raises Mistake."""
+    from threed.recipes import DISTILS
+
     recipe = replace(with_asset(recipe, asked), start=asked.start or recipe.start)
     if recipe.start == "mesh":
         raise Mistake(f"recipe {recipe.name!r} begins with a mesh; give it one with --start, or use threed edit")
@@ -297,29 +299,31 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
         )
-    if (asked.loss, asked.scale, asked.particles) != (None, None, None):
-        recipe = under(recipe, asked)
+    particles = asked.particles if isinstance(asked, Text) else None
+    if (asked.loss, asked.scale, particles) != (None, None, None):
+        recipe = under(recipe, asked.loss, asked.scale, particles)
     if asked.steps is None:
         return recipe
     if not recipe.stages and recipe.overpaint:
         return replace(recipe, overpaint=replace(recipe.overpaint, steps=asked.steps))
     if not recipe.stages:
         raise Mistake(
-            f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use --recipe dreamfusion"
+            f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use "
+            f"--recipe {DISTILS[recipe.wants]}"
         )
     share = asked.steps / sum(stage.steps for stage in recipe.stages)
     return replace(recipe, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in recipe.stages))
 
 
-def under(recipe: Recipe, asked: Text) -> Recipe:
+def under(recipe: Recipe, loss: str | None, scale: float | None, particles: int | None) -> Recipe:
     """The recipe with another loss, guidance scale or number of particles. Raises Mistake."""
     from threed.distill.losses import LOSSES
     from threed.recipes import distilled
 
-    if asked.loss is not None and asked.loss not in LOSSES:
-        raise unknown("loss", asked.loss, LOSSES)
+    if loss is not None and loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
     try:
-        return distilled(recipe, asked.loss, asked.scale, asked.particles)
+        return distilled(recipe, loss, scale, particles)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
@@ -351,6 +355,8 @@ def check_start(request: Request) -> None:
     from threed.renderers.read import SUFFIXES
 
     name = request.recipe.start
+    if name == "carved" and request.picture is None:
+        raise Mistake("there is no picture to carve by; use threed image, --start volume, sphere, or a mesh file")
     if name == "volume" and not (located(request.prior) / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
     if name in STARTS:

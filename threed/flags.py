@@ -14,6 +14,7 @@ from threed.errors import Mistake, unknown
 
 SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
+SCALE = (0.0, 1000.0)
 FACES = (100, 200_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
@@ -31,6 +32,11 @@ Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the sam
 PriorName = Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")]
 Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
 Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
+LossName = Annotated[
+    str | None,
+    said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
+]
+Scale = Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")]
 Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")

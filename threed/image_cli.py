@@ -13,16 +13,22 @@ from threed.errors import Mistake
 from threed.flags import (
     FACES,
     HEIGHT,
+    SCALE,
     SEED,
+    STEPS,
     TEXTURE,
     Device,
     Faces,
     Formats,
     Height,
+    LossName,
+    Negative,
     Overwrite,
     PriorName,
     Resume,
+    Scale,
     Seed,
+    Steps,
     TextureSize,
     Watch,
     check_asset_flags,
@@ -46,8 +52,15 @@ painting program and give it back with --mask.
 What the picture shows goes onto the front of the texture as it is, its light and its shadows included; the other sides
 are a guess. The front of the asset is the quarter that the camera stood nearest to.
 
-Recipes:
-  lrm  a volume out of the picture, in seconds, and the picture onto its front
+Recipes, as threed/recipes.py has them:
+  carved        a volume that has the picture's outline, its surface fitted to that, and the picture onto its front
+  lrm           a volume out of the picture, as it first comes, and the picture onto its front
+  realfusion    carved, then score distillation of a volume that is held to the picture
+  zero123       the same in fewer steps, at timesteps that fall fast
+  magic123      the same, and then of its surface
+  dreamcraft3d  a volume, its surface by its normals, its texture by bootstrapped distillation
+The last four have a prior judge the sides that the picture does not show. The embedded prior does so by the words of
+--prompt alone: it does not know how another view follows from a picture, and without words it has little to say.
 
 For example:
   threed image chair.png
@@ -55,6 +68,7 @@ For example:
   threed image chair.jpg --mask outputs/chair-0/mask.png --overwrite    # the mask, corrected
   threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
   threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens
+  threed image chair.png --prompt "a wooden chair" --recipe magic123 --resume    # go on where it was stopped
 """
 
 
@@ -73,8 +87,16 @@ class Picture:
         said(f"Degrees from how high it was taken, {ELEVATION[0]:g} to {ELEVATION[1]:g}.", "estimated"),
     ] = None
     fov: Annotated[float, said(f"Degrees of its field of view, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
-    recipe: Annotated[str, said("How it is made; see the list above.")] = "lrm"
+    recipe: Annotated[str, said("How it is made; see the list above.")] = "carved"
+    loss: LossName = None
+    scale: Scale = None
     prior: PriorName = "embedded"
+    negative: Negative = ""
+    start: Annotated[
+        str | None,
+        said("What it grows from: carved, volume (with no regard to the outline), or a mesh file.", "the recipe's"),
+    ] = None
+    steps: Steps = None
     format: Formats = ("glb", "obj")
     faces: Faces = None
     texture_size: TextureSize = None
@@ -123,7 +145,7 @@ def check_cheaply(asked: Picture) -> None:
             raise Mistake(f"there is no picture {str(path)!r}; {remedy}")
     if asked.mask and not asked.remove_background:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
-    ranges = {"seed": SEED, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
+    ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
     check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV})
     check_asset_flags(asked)
 
@@ -133,7 +155,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
     from threed import cli
     from threed.run import Request, Source, slug
 
-    recipe = cli.recipe_for("picture", asked.recipe)
+    recipe = cli.with_flags(cli.recipe_for("picture", asked.recipe), asked)
     formats = cli.formats_of(asked.format)
     cli.check_machine(asked.device)
     return Request(
@@ -142,7 +164,8 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         prior=asked.prior,
         device=asked.device,
         formats=formats,
-        recipe=cli.with_asset(recipe, asked),
+        negative=" ".join(asked.negative.split()) or recipe.negative,
+        recipe=recipe,
         picture=Source(
             name=slug(asked.picture.stem),
             digest=picture.digest,
@@ -155,10 +178,13 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
 
 
 def check_start(request: Request) -> None:
-    """That the prior has a start that may be shown pictures. Raises Mistake."""
+    """That the prior has a start that may be shown pictures, and the recipe one that is of use. Raises Mistake."""
+    from threed import cli
     from threed.distill import start
     from threed.distill.folder import UnreadablePrior, located
 
+    if request.recipe.start == "sphere":
+        raise Mistake("a sphere does not tell from where the picture was taken; use --start carved, volume, or a mesh")
     folder = located(request.prior)
     if not (folder / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --prior embedded, or train one")
@@ -167,3 +193,4 @@ def check_start(request: Request) -> None:
             raise Mistake(f"the start of the prior {request.prior!r} takes no pictures; use --prior embedded")
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
+    cli.check_start(request)

@@ -13,52 +13,104 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from threed import pictures, viewpoint
+from threed.carved import Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
 from threed.distill.folder import located
+from threed.distill.prior import Prior
 from threed.overpaint import projected
 from threed.photograph import Photograph
-from threed.pipeline import deliver, report, solidify, warn
+from threed.pipeline import deliver, load, report, solidify, staged, warn
+from threed.reference import Target
 from threed.renderers.mesh import Asset
 from threed.renderers.projection import Projection
-from threed.run import Request, Run
-from threed.start import begin
+from threed.renderers.voxels import Voxels
+from threed.run import Request, Run, Source
+from threed.start import VoxelField, begin
 from threed.viewpoint import Viewpoint
 
 FINEST, COARSEST = 768, 64  # pixels a side of the picture in its camera's frame
+TARGET = 256  # the same, of what stages are to look like
+RIM = 0.006  # of the frame: how far within its outline a picture still shows what is behind
 
 
-def picture_to_3d(request: Request, photograph: Photograph, mask: Float[Tensor, "H W"], how: str, run: Run) -> Asset:
+def picture_to_3d(
+    request: Request,
+    photograph: Photograph,
+    mask: Float[Tensor, "H W"],
+    how: str,
+    run: Run,
+    prior: Prior | None = None,
+) -> Asset:
     """Fill the run folder with the asset of the object that a picture shows where the mask says; returns it.
 
-    `how` the mask was found goes into the report. Raises Failure when nothing solid comes out.
+    `how` the mask was found goes into the report. `prior` stands in for the one that the request names, where stages
+    ask one. Raises Failure when nothing solid comes out.
     """
-    source, folder = request.picture, located(request.prior)
+    source, recipe, folder = request.picture, request.recipe, located(request.prior)
     assert source
+    if not prior and any(stage.loss for stage in recipe.stages):
+        with run.log.stage("load"):
+            prior = load(request.prior, request.device)
     with run.log.stage("picture"):
         cutout = framed(photograph, mask)
         run.write("input.png", pictures.png(shown(cutout)))
         run.write("mask.png", pictures.png(Image.fromarray(_bytes(mask))))
-        small = framed(photograph, mask, start.shape(folder).picture)
     with run.log.stage("start"):
         if request.prompt:
             warn(request, run)
-        shape = begin("volume", request.prompt, request.seed, folder, "", told(small), request.device)
-        assert shape
+        shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
+    if recipe.stages:
+        seen = seen or sighted(shape, request, cutout)
+        wanted = target(shape.voxels, cutout, seen).to(request.device)
+        grown = staged(shape, request, run, prior, wanted)
+    else:
+        grown = shape
     with run.log.stage("mesh"):
-        asset = solidify(shape, request)
+        asset = solidify(grown, request)
     with run.log.stage("camera"):
-        seen = viewpoint.estimate(asset, cutout, source.elevation, source.fov)
+        seen = viewpoint.placed(asset, cutout, seen) if seen else sighted(asset, request, cutout)
     with run.log.stage("texture"):
         asset = painted(asset, cutout, seen)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
-    told_of = report(asset, placed, shape, run) | {"picture": reference(asset, cutout, seen, how)}
+    told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, how)}
     run.write("report.json", (json.dumps(told_of, indent=2) + "\n").encode())
     return placed
+
+
+def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tuple[VoxelField, Viewpoint | None]:
+    """The start, and from where the picture shows it, where that is known already."""
+    folder = located(request.prior)
+    if request.recipe.start == "carved":
+        words = Words(request.prompt, request.negative, request.seed, folder, request.device)
+        return carved(words, told(small), cutout, source.elevation, source.fov)
+    shape = begin(
+        request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
+    )
+    assert shape
+    return shape, None
+
+
+def sighted(shape: VoxelField | Asset, request: Request, cutout: Cutout) -> Viewpoint:
+    """From where the picture shows this."""
+    assert request.picture
+    thing = coloured(shape.voxels) if isinstance(shape, VoxelField) else shape
+    return viewpoint.estimate(thing, cutout, request.picture.elevation, request.picture.fov)
+
+
+@torch.no_grad()
+def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
+    """What the picture's camera is to see: the picture, and the depth and the normals of the start."""
+    placed, look = seen.placed(cutout, TARGET), seen.of(coloured(voxels), TARGET)
+    there = look.alpha[0] > 0
+    depth = look.depth[0] / look.alpha[0].clamp(min=1e-3)
+    normal = functional.normalize(look.normal[0], dim=-1, eps=1e-4)
+    return Target(seen.camera, placed.rgb, placed.alpha, torch.where(there, depth, depth[there].mean()), normal)
 
 
 def told(cutout: Cutout) -> Float[Tensor, "4 S S"]:
@@ -77,7 +129,14 @@ def painted(asset: Asset, cutout: Cutout, seen: Viewpoint) -> Asset:
     """With what the picture shows on the side that it shows, at the picture's resolution."""
     size = min(max(round(len(cutout.alpha) / seen.zoom), COARSEST), FINEST)
     placed = seen.placed(cutout, size)
-    return projected(asset, Projection.of(asset.mesh, seen.camera, placed.rgb[None], placed.alpha[None]))
+    return projected(asset, Projection.of(asset.mesh, seen.camera, placed.rgb[None], within(placed.alpha)[None]))
+
+
+def within(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S 1"]:
+    """Without its rim."""
+    reach = round(RIM * len(alpha))
+    least = functional.max_pool2d(-alpha.movedim(-1, 0)[None], 2 * reach + 1, stride=1, padding=reach)
+    return -least[0].movedim(0, -1)
 
 
 def reference(asset: Asset, cutout: Cutout, seen: Viewpoint, how: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from threed.overpaint import overpaint
 from threed.paint import Paint, Painted, PaintedConfig
 from threed.particles import Particles, check_room
 from threed.recipes import STARTS, AssetSettings, Stage
+from threed.reference import Target
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Mesh
@@ -74,7 +75,7 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
 
 def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
     """The recipe's start, and what its stages make of it by a prior; at once where the run has done it already."""
-    recipe, done = request.recipe, dict[str, Any]()
+    recipe = request.recipe
     with run.log.stage("start"):
         if recipe.start == "volume":
             warn(request, run)
@@ -82,16 +83,30 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
         shape: Shape | None = begin(recipe.start, request.prompt, request.seed, folder, request.negative)
     if recipe.overpaint and not recipe.stages and recipe.start not in STARTS:
         return begun(PaintedConfig(), shape, request)  # a mesh of which only the colours will change
-    for stage in recipe.stages:
-        assert prior
+    shape = staged(shape, request, run, prior)
+    if shape is None:
+        raise ValueError(f"recipe {recipe.name!r} has neither a start nor an optimisation; give it one of them")
+    return shape
+
+
+@overload
+def staged(shape: Shape, request: Request, run: Run, prior: Prior | None, target: Target | None = None) -> Shape: ...
+@overload
+def staged(
+    shape: None, request: Request, run: Run, prior: Prior | None, target: Target | None = None
+) -> Shape | None: ...
+def staged(
+    shape: Shape | None, request: Request, run: Run, prior: Prior | None, target: Target | None = None
+) -> Shape | None:
+    """What the recipe's stages make of a start, by a prior, by what a picture shows, or by both."""
+    done = dict[str, Any]()
+    for stage in request.recipe.stages:
         with run.log.stage(f"begin {stage.name}"):
             scene = begun(stage.scene, shape, request).to(request.device)
             fitted = together(scene, shape, stage, request)
-        fit(fitted, stage, prior, request, run, done)
+        fit(fitted, stage, prior, request, run, done, target)
         done[stage.name] = fitted.state_dict()
         shape = scene.cpu()  # what follows is work for processors
-    if shape is None:
-        raise ValueError(f"recipe {recipe.name!r} has neither a start nor an optimisation; give it one of them")
     return shape
 
 

@@ -12,16 +12,21 @@ from threed.distill.nfsd import NFSD
 from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
-from threed.distill.vsd import VSD
+from threed.distill.vsd import BSD, VSD
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
+from threed.renderers.ops import HashGrid
 from threed.sdf import SDFConfig
 from threed.solid import SolidConfig
+from threed.tets import TetConfig
 from threed.views import Views
 
 FAULTS = "unrealistic, blurry, low quality, ugly"  # the negative prompt of losses that need one
-STARTS = ("sphere", "volume")  # what a shape can begin as, beside a mesh: a soft ball, or a volume out of the text
+DISTILS = {"text": "dreamfusion", "picture": "zero123"}  # a recipe that distils, for those who ask for one
+# What a shape can begin as, beside a mesh: a soft ball, a volume out of the text or the picture, or one that has the
+# picture's outline.
+STARTS = ("sphere", "volume", "carved")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,22 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Weights of what a picture asks of the view that it shows, see `threed.reference`, and how often that is seen."""
+
+    rgb: Anneal = field(default_factory=lambda: Anneal(1000.0))
+    mask: Anneal = field(default_factory=lambda: Anneal(1000.0))
+    depth: Anneal = field(default_factory=lambda: Anneal(0.0))
+    normal: Anneal = field(default_factory=lambda: Anneal(0.0))
+    every: int = 1  # steps from one look at it to the next
+    resolution: int = 96  # pixels a side
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.resolution < 8:
+            raise ValueError(f"{self} is never seen; use every from 1, and a resolution from 8 pixels")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One optimisation: of what, how long, seen from where, under which loss."""
 
@@ -46,10 +67,19 @@ class Stage:
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
-    loss: Distillation
+    loss: Distillation | None  # without one, a fit to the picture alone
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
     particles: int = 1  # scenes that are fitted together, a step each in turn of chance; the first goes on
+    reference: Reference | None = None  # what the picture asks for; of recipes that want one
+
+    def __post_init__(self) -> None:
+        if self.loss is None and (self.reference is None or self.reference.every > 1):
+            raise ValueError(
+                f"stage {self.name!r} has steps without any aim; give it a loss, or a reference every step"
+            )
+        if self.reference and self.particles > 1:
+            raise ValueError(f"stage {self.name!r} has a reference, which one scene alone is fitted to; use 1 particle")
 
 
 @dataclass(frozen=True)
@@ -86,13 +116,17 @@ def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: 
 
     Every particle has the steps that one scene has. Raises ValueError for what cannot work.
     """
-    if not recipe.stages:
-        raise ValueError(f"recipe {recipe.name!r} distils nothing; use another --recipe, such as dreamfusion")
+    if not any(stage.loss for stage in recipe.stages):
+        raise ValueError(
+            f"recipe {recipe.name!r} distils nothing; use another --recipe, such as {DISTILS[recipe.wants]}"
+        )
     stages, negative = recipe.stages, recipe.negative
     if loss is not None:
-        stages = tuple(replace(stage, loss=instead(stage.loss, loss)) for stage in stages)
+        stages = tuple(replace(s, loss=instead(s.loss, loss)) if s.loss else s for s in stages)
     if scale is not None:
-        stages = tuple(replace(stage, loss=replace(stage.loss, scale=scale)) for stage in stages)
+        stages = tuple(replace(s, loss=replace(s.loss, scale=scale)) if s.loss else s for s in stages)
+    if particles is not None and any(stage.reference for stage in stages):
+        raise ValueError(f"recipe {recipe.name!r} fits one scene to its picture; leave --particles out")
     if particles is not None:
         learns = [isinstance(stage.loss, LEARNING) for stage in stages]
         if not any(learns):
@@ -117,6 +151,26 @@ COARSE = Stage(
     loss=falling(2.0, 0.98, 0.3),
 )
 
+FINE = TetConfig(resolution=64)
+EVEN = HashGrid(levels=3, coarsest=8, finest=32)  # too coarse to make speckles of what no picture shows
+FITTED = Stage(
+    name="fit",
+    scene=SolidConfig(FINE, PaintConfig(EVEN, rate=0.0)),
+    steps=40,
+    views=Views(),
+    kinds=("albedo",),
+    loss=None,
+    terms=Terms(normal_consistency=Anneal(30.0)),
+    reference=Reference(rgb=Anneal(0.0)),  # the picture itself goes onto what has its outline
+)
+
+HELD = replace(
+    COARSE,
+    name="volume",
+    scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
+    reference=Reference(),
+)
+
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
 
 RECIPES: dict[str, Recipe] = {
@@ -132,6 +186,110 @@ RECIPES: dict[str, Recipe] = {
             about="a volume out of a picture, in seconds (as Hong et al. 2023), and the picture onto it",
             wants="picture",
             start="volume",
+        ),
+        Recipe(
+            name="carved",
+            about="a volume carved to the picture's outline while it is drawn, its surface fitted to the picture",
+            wants="picture",
+            start="carved",
+            stages=(FITTED,),
+        ),
+        Recipe(
+            name="realfusion",
+            about="that volume under score distillation, held to the picture (Melas-Kyriazi et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Melas-Kyriazi et al.: 5,000 steps, scale 100, t in [0.02, 0.98]; picture 5, mask 0.5, orientation 0.01,
+            # entropy 1e-4; words that textual inversion found, for which --prompt stands in here.
+            stages=(
+                replace(
+                    HELD,
+                    steps=60,
+                    loss=falling(2.0, 0.6, 0.1),
+                    terms=Terms(opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="zero123",
+            about="few steps at timesteps that fall fast, held to the picture (Liu et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Liu et al., as threestudio has it: 600 steps, scale 3, t from [0.4, 0.85] to [0.2, 0.5] by the 200th,
+            # score distillation 0.1, picture 500, mask 50, orientation 1, sparsity 0.1, opacity 0.1.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(
+                        scale=3.0,
+                        t_min=Anneal(0.4, 0.2, until=1 / 3),
+                        t_max=Anneal(0.85, 0.5, until=1 / 3),
+                        weight="clean",
+                    ),
+                    terms=Terms(sparsity=Anneal(1.0), opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="magic123",
+            about="coarse to fine, the picture seen every other step (Qian et al. 2023): a volume, then its surface",
+            wants="picture",
+            start="carved",
+            # Qian et al.: 5,000 + 5,000 steps, scale 100 of a text prior and, 40 times as heavy, 5 of a view prior, t
+            # in [0.2, 0.6]; picture 5, mask 0.5, depth 0.01, normals 0.5, seen every fourth step.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(scale=2.0, t_min=Anneal(0.2), t_max=Anneal(0.6), weight="clean"),
+                    terms=Terms(opacity=Anneal(1.0), orientation=Anneal(10.0)),
+                    reference=Reference(depth=Anneal(10.0), normal=Anneal(100.0), every=2),
+                ),
+                replace(
+                    HELD,
+                    name="fine",
+                    scene=SolidConfig(FINE),
+                    steps=30,
+                    loss=falling(2.0, 0.3, 0.1),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                ),
+            ),
+        ),
+        Recipe(
+            name="dreamcraft3d",
+            about="a volume, its surface by normals, its texture by bootstrapped distillation (Sun et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Sun et al.: 5,000 steps each; geometry at t from [0.7, 0.85] to [0.2, 0.5], picture 1000, mask 100, depth
+            # 0.05; texture by BSD at scale 2, t up to 0.5, then 0.2, the picture 1000 beside 0.01 of it.
+            stages=(
+                replace(
+                    HELD,
+                    steps=40,
+                    loss=SDS(scale=2.0, t_min=Anneal(0.5, 0.2), t_max=Anneal(0.85, 0.5), weight="clean"),
+                    terms=Terms(orientation=Anneal(10.0)),
+                    reference=Reference(depth=Anneal(10.0)),
+                ),
+                replace(
+                    HELD,
+                    name="geometry",
+                    scene=SolidConfig(FINE),
+                    steps=30,
+                    kinds=("normal",),
+                    loss=falling(2.0, 0.3, 0.1),
+                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    reference=Reference(rgb=Anneal(0.0)),
+                ),
+                replace(
+                    HELD,
+                    name="texture",
+                    scene=SolidConfig(replace(FINE, distance_rate=0.0, deformation_rate=0.0), PaintConfig(rate=0.03)),
+                    steps=30,
+                    kinds=("albedo",),
+                    loss=BSD(scale=2.0, rate=2e-3, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.5, 0.2), weight="clean"),
+                ),
+            ),
         ),
         Recipe(
             name="refined",

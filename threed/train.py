@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from threed.errors import Failure
 from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.pictures import png, sheet
 from threed.recipes import Stage, Terms
+from threed.reference import Target, reference_terms
 from threed.regularizers import eikonal, opacity, orientation, sparsity, z_variance
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Mesh
@@ -42,30 +43,36 @@ class Scene(Protocol):
 
 
 def fit(
-    scene: Scene, stage: Stage, prior: Prior, request: Request, run: Run, done: dict[str, Any] | None = None
+    scene: Scene,
+    stage: Stage,
+    prior: Prior | None,
+    request: Request,
+    run: Run,
+    done: dict[str, Any] | None = None,
+    target: Target | None = None,
 ) -> None:
     """Optimise `scene` through `stage`, from the run's last checkpoint of it on.
 
-    `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along.
+    `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along. `target`
+    is what a stage with a reference is to look like from there; a stage without a loss needs no prior.
 
     A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
     stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
     """
-    fitted = Fitted.begin(scene, stage.loss.init(prior, request.seed))
+    learned = stage.loss.init(prior, request.seed) if stage.loss and prior else None
+    fitted = Fitted.begin(scene, learned)
     step, attempt = restore(run, stage, fitted)
     finished = step == stage.steps
     with run.log.stage(stage.name, stage.steps, step) as log:
         while not finished:
             generator = seeded(request.seed, attempt, step)  # so that a resumed run is the same run
-            progress = step / stage.steps  # every schedule is a function of this
-            cameras = stage.views.sample(generator).to(request.device)
-            pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
-            render = scene.render(cameras, generator=generator)  # what we see
-            shown = pictures.of(render)
-            told = Shown(prior.encode(shown), prior.conditions(request.prompt, request.negative, pictures), shown)
-            losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
-            losses |= terms(stage.terms, render, progress)  # what we ask of any shape
-            if problem := trouble(losses, render):
+            looks = [
+                *distilled(fitted, stage, prior, request, step, generator),
+                *referred(scene, stage, target, step, generator),
+            ]
+            losses = {name: loss for look in looks for name, loss in look.losses.items()}
+            losses |= terms(stage.terms, looks[0].render, step / stage.steps)  # what we ask of any shape
+            if problem := trouble(losses, [look.render for look in looks]):
                 step, attempt = go_back(run, stage, fitted, problem, step, attempt)
                 continue
             finished = step == stage.steps
@@ -80,8 +87,53 @@ def fit(
             fitted.optimizer.step()
             scene.after_step(step, generator)
             step += 1
-            log(step, {name: loss.item() for name, loss in losses.items()}, pictures=len(pictures))
-            log.picture(partial(contact_sheet, shown, len(cameras)))
+            log(
+                step,
+                {name: loss.item() for name, loss in losses.items()},
+                pictures=sum(len(look.shown) for look in looks),
+            )
+            log.picture(partial(contact_sheet, looks[0].shown, looks[0].columns))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a step saw of the scene, and what is wrong with it."""
+
+    render: Render
+    losses: dict[str, Tensor]
+    shown: Float[Tensor, "P H W 3"]  # for people too
+    columns: int  # of a sheet of these
+
+
+def distilled(
+    fitted: Fitted, stage: Stage, prior: Prior | None, request: Request, step: int, generator: torch.Generator
+) -> list[Look]:
+    """The look that the prior judges; none where the stage has no loss."""
+    if stage.loss is None:
+        return []
+    assert prior
+    progress = step / stage.steps  # every schedule is a function of this
+    cameras = stage.views.sample(generator).to(request.device)
+    pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
+    render = fitted.scene.render(cameras, generator=generator)  # what we see
+    shown = pictures.of(render)
+    told = Shown(prior.encode(shown), prior.conditions(request.prompt, request.negative, pictures), shown)
+    losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
+    return [Look(render, losses, shown, len(cameras))]
+
+
+def referred(scene: Scene, stage: Stage, target: Target | None, step: int, generator: torch.Generator) -> list[Look]:
+    """The look from where the picture was taken; none where this step takes none."""
+    weights = stage.reference
+    if weights is None or (step % weights.every and step < stage.steps):
+        return []
+    if target is None:
+        raise ValueError(f"stage {stage.name!r} has a reference and no picture; use a recipe of pictures with one")
+    target = target.at(weights.resolution)
+    render = scene.render(target.camera, weights.resolution, generator)
+    losses = reference_terms(weights, render, target, step / stage.steps)
+    beside = torch.stack([render.albedo[0].detach() + 1 - render.alpha[0].detach(), target.rgb + 1 - target.alpha])
+    return [Look(render, losses, beside, 2)]
 
 
 @dataclass(frozen=True)
@@ -186,14 +238,14 @@ TERMS: dict[str, Callable[[Render], Tensor]] = {
 }
 
 
-def trouble(losses: dict[str, Tensor], render: Render) -> str | None:
+def trouble(losses: dict[str, Tensor], renders: Sequence[Render]) -> str | None:
     """What is wrong with this step, if anything: such a scene must neither be kept nor exported."""
     if bad := [name for name, loss in losses.items() if not loss.isfinite()]:
         return f"the loss {bad[0]!r} is not finite"
-    cover = float(render.alpha.detach().mean())
-    if cover < EMPTY:
+    covers = [float(render.alpha.detach().mean()) for render in renders]
+    if min(covers) < EMPTY:
         return "the volume is empty"
-    if cover > FULL:
+    if max(covers) > FULL:
         return "the volume fills the pictures"
     return None
 

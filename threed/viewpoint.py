@@ -18,7 +18,7 @@ from threed.cutout import Cutout
 from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
-from threed.renderers.mesh import Asset
+from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.volume import Render
 
 AZIMUTH, ELEVATION = (-45.0, 45.0), (-20.0, 60.0)  # degrees; a start answers with a front that near the camera
@@ -33,6 +33,14 @@ ASIDE = 2e-4  # taken off per degree away from the front: what decides of things
 # Taken off at 35 degrees from the usual elevation, by the square: what decides where the shape is far from the
 # picture's, and outlines from below are hardly less like it than those from above. The right shape tells by more.
 UNUSUAL, USUAL = 0.1, 15.0
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A mesh at radius 1, in colours."""
+
+    mesh: Mesh
+    albedo: surface.Albedo
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,12 @@ class Viewpoint:
         numbers = math.radians(self.azimuth), math.radians(self.elevation), distance, 2 * half
         return Cameras(*(torch.tensor([number]) for number in numbers))
 
+    def of(self, thing: Asset | Painted, size: int) -> Render:
+        """What this camera sees of a thing at radius 1."""
+        if isinstance(thing, Painted):
+            return surface.render(thing.mesh, self.camera, size, size, albedo=thing.albedo)
+        return surface.render(thing, self.camera, size, size)
+
     def placed(self, cutout: Cutout, size: int) -> Cutout:
         """The picture as this camera would have taken it."""
         picture = torch.cat([cutout.rgb, cutout.alpha], dim=-1).movedim(-1, 0)[None]
@@ -66,23 +80,41 @@ class Viewpoint:
 
 
 @torch.no_grad()
-def estimate(asset: Asset, cutout: Cutout, elevation: float | None = None, fov: float = FOV) -> Viewpoint:
-    """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation."""
+def estimate(
+    asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV, frontal: float = 0.0
+) -> Viewpoint:
+    """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation.
+
+    `frontal` is taken off at 35 degrees from the front, by the square: for shapes that are only roughly the picture's.
+    """
+
+    def judged(score: float, at: Viewpoint) -> tuple[float, Viewpoint]:
+        return score - frontal * (at.azimuth / 35) ** 2, at
+
     small = _reduced(cutout, SIZE)
     heights = grid(ELEVATION) if elevation is None else [elevation]
-    tried = [
-        _aligned(_seen(asset, at), small, at) for at in (Viewpoint(a, e, fov) for a in grid(AZIMUTH) for e in heights)
-    ]
+    around = [Viewpoint(azimuth, height, fov) for azimuth in grid(AZIMUTH) for height in heights]
+    tried = [judged(*_aligned(at.of(asset, SIZE), small, at)) for at in around]
     score, best = max(tried, key=lambda one: one[0])
     for step in STEPS:
         moved = True
         while moved:
             moved = False
             for at in _turned(best, step, elevation is None):
-                found, near = _settled(_seen(asset, at), small, at, step)
+                found, near = judged(*_settled(at.of(asset, SIZE), small, at, step))
                 if found > score + 1e-6:
                     score, best, moved = found, near, True
                     break
+    return best
+
+
+@torch.no_grad()
+def placed(asset: Asset | Painted, cutout: Cutout, at: Viewpoint, size: int = 2 * SIZE) -> Viewpoint:
+    """The same camera, with the picture zoomed and moved to where it is most like what the camera sees."""
+    render, small = at.of(asset, size), _reduced(cutout, size)
+    _, best = _aligned(render, small, at)
+    for step in STEPS:
+        _, best = _settled(render, small, best, step)
     return best
 
 
@@ -100,9 +132,9 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
 
 
 @torch.no_grad()
-def agreement(asset: Asset, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
+def agreement(asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
     """PSNR of the asset's colours on white beside the picture, in dB, and intersection over union of the outlines."""
-    render = surface.render(asset, viewpoint.camera, size, size)
+    render = viewpoint.of(asset, size)
     placed = viewpoint.placed(_reduced(cutout, size), size)
     theirs = placed.rgb + 1 - placed.alpha
     return psnr(render.albedo + 1 - render.alpha, theirs[None]), silhouette_iou(render.alpha, placed.alpha[None])
@@ -111,10 +143,6 @@ def agreement(asset: Asset, cutout: Cutout, viewpoint: Viewpoint, size: int = 25
 def grid(span: tuple[float, float]) -> list[float]:
     """Degrees at equal steps, ends included."""
     return torch.linspace(*span, round((span[1] - span[0]) / COARSE_STEP) + 1).tolist()
-
-
-def _seen(asset: Asset, viewpoint: Viewpoint) -> Render:
-    return surface.render(asset, viewpoint.camera, SIZE, SIZE)
 
 
 def _aligned(render: Render, cutout: Cutout, at: Viewpoint) -> tuple[float, Viewpoint]:

@@ -1,0 +1,97 @@
+"""A volume out of a picture that has the picture's outline and, on the side that it shows, its colours.
+
+The start is asked twice. What it first makes of the picture tells from where that was taken, roughly; then every guess
+on the way to clean volumes is carved and grown until the outline is right, and the network makes the rest fit (in the
+way of Song et al. 2021, arXiv 2111.08005, who sample under a measurement by projecting on it at every step). What
+sticks out beyond the outline in twice the resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threed.cutout import Cutout
+from threed.distill import embedded, start
+from threed.distill.consensus import agreed
+from threed.errors import Failure
+from threed.hull import Carving, Sight
+from threed.renderers.voxels import Voxels
+from threed.spread import spread
+from threed.start import VoxelField, flattened, smoothed, upsampled
+from threed.train import seeded
+from threed.viewpoint import USUAL, Painted, Viewpoint, agreement, estimate, placed
+
+GLANCES, GLANCE_STEPS = 4, 15  # volumes that tell from where a picture was taken, and steps to each
+CANDIDATES, STEPS = 6, 25  # of those that are carved
+STRANGE, FAMILIAR = 0.6, 0.9  # intersections over union of outlines: what of the start's depth is believed
+FRONTAL = 0.1  # what a camera at 35 degrees from the front has to look more like it
+OUTLINE = 192  # pixels a side of the outline
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the start is told of a picture, and by whom it is answered."""
+
+    prompt: str
+    negative: str
+    seed: int
+    prior: Path
+    device: str
+
+
+def carved(
+    words: Words,
+    small: Float[Tensor, "4 S S"],  # the picture as the start is shown it
+    cutout: Cutout,
+    elevation: float | None,
+    fov: float,
+) -> tuple[VoxelField, Viewpoint]:
+    """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
+    encode = embedded.text_reader(words.prior)
+    told = encode([words.prompt]), encode([words.negative])
+    network = start.load(words.prior, words.device)
+    try:
+        glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
+        glance = start.voxels_of(agreed(glances))
+        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL)
+        trusted = trust(coloured(glance), cutout, seen)
+        seen = usual(seen, trusted, elevation is None)
+        led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
+        volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
+        coarse = start.voxels_of(agreed(volumes.cpu()))
+        hull = led.sight.hull(len(coarse.distance))
+        coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
+        fine = smoothed(upsampled(flattened(coarse), words.prior))
+        hull = led.sight.hull(len(fine.distance))
+        fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
+        shape = coloured(fine)
+    except ValueError as error:
+        raise Failure(
+            f"no volume came out of the picture ({error}); try another --seed, --prompt with a few words about it, "
+            "or another picture"
+        ) from error
+    seen = placed(shape, cutout, seen)
+    return VoxelField(spread(fine, seen, cutout, hull.symmetrical)), seen
+
+
+def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:
+    """In the depth of a glance: none where its outline is far from the picture's, all where it is near."""
+    _, iou = agreement(glance, cutout, seen, 64)
+    return min(max((iou - STRANGE) / (FAMILIAR - STRANGE), 0.0), 1.0)
+
+
+def usual(seen: Viewpoint, trusted: float, tilted: bool) -> Viewpoint:
+    """From the front and from the usual height, the more so the less a glance is trusted."""
+    height = USUAL + trusted * (seen.elevation - USUAL) if tilted else seen.elevation
+    return replace(seen, azimuth=trusted * seen.azimuth, elevation=height)
+
+
+def coloured(voxels: Voxels) -> Painted:
+    """Its surface, at radius 1. Raises ValueError where nothing is solid."""
+    mesh = voxels.mesh()
+    radius = mesh.vertices.norm(dim=-1).max()
+    return Painted(replace(mesh, vertices=mesh.vertices / radius), lambda points: voxels.at(points * radius)[1])
