@@ -39,10 +39,19 @@ def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor
 def has_room(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> bool:
     """Whether a layout that came with a mesh can hold a new texture: it is not a palette's, and nothing overlaps."""
     area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
+    return area > ROOM and overlap(uvs, uv_faces, texture_size) < OVERLAP
+
+
+def overlap(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> float:
+    """How much more area the triangles of a layout have than they cover, as a share of what they cover.
+
+    0 where it covers nothing; parts outside [0, 1] count as lying on top of the rest.
+    """
+    area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
     clip = torch.nn.functional.pad(uvs.detach() * 2 - 1, (0, 2)) + uvs.new_tensor([0, 0, 0, 1])
     fragments = ops(uvs.device).rasterize(clip[None], uv_faces, texture_size, texture_size)
     covered = (fragments.face >= 0).float().mean().item()
-    return area > ROOM and area < covered * (1 + OVERLAP)
+    return area / covered - 1 if covered else 0.0
 
 
 def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"]]:

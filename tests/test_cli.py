@@ -19,7 +19,7 @@ from threed import __version__, cli, disk, doctor
 from threed.cli import main
 from threed.distill.losses import LOSSES
 from threed.errors import FULL, Failure, unknown
-from threed.exporters import WRITERS
+from threed.exporters import ENCODERS
 from threed.recipes import FAULTS, RECIPES
 from threed.run import Request, Run
 
@@ -154,8 +154,8 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             [BARREL, "--recipe", "mvdream", "--loss", "nfsd"],
             "rescale is 0.5, and nfsd compares no contrasts; leave it at 0",
         ),
-        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, obj"),
-        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, obj"),
+        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
+        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
         ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: cpu, cuda, mps"),
         ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: cpu, cuda, mps"),
@@ -289,7 +289,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     assert 'threed text "a small green pine tree" --seed 3' in text
     assert "100 to 200000" in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "text"]
-    for known in (*recipes, *(suffix[1:] for suffix in WRITERS)):
+    for known in (*recipes, *(suffix[1:] for suffix in ENCODERS)):
         assert known in text
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from threed.cli import main
-from threed.exporters import WRITERS
+from threed.exporters import ENCODERS
 from threed.recipes import RECIPES
 from threed.run import Request, Run
 
@@ -104,7 +104,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         (["chair.png", "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for .* 1024"),
         (["chair.png", "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
         (["chair.png", "--format"], "--format names nothing; give at least one, for example: --format glb"),
-        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, obj"),
+        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
         (["chair.png", "--resume", "--overwrite"], "--resume and --overwrite contradict each other; give one of them"),
         (
             ["chair.png", "--recipe", "instant"],
@@ -189,7 +189,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     for flag in (*flags.split(), "device", "resume", "overwrite"):
         assert f"--{flag} " in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "picture"]
-    for known in (*recipes, *(suffix[1:] for suffix in WRITERS), 'threed image chair.jpg --prompt "a wooden chair"'):
+    for known in (*recipes, *(suffix[1:] for suffix in ENCODERS), 'threed image chair.jpg --prompt "a wooden chair"'):
         assert known in text
 
 

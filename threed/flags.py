@@ -31,7 +31,7 @@ Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the sam
 PriorName = Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")]
 Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
 Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
-Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")]
+Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
 ]
