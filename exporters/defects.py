@@ -67,7 +67,7 @@ def turned(mesh: Mesh, edges: Edges) -> Bool[Tensor, "F"]:
     A body that lies inside another one may face inward: it is a cavity. Bodies with one side only stay as they are.
     """
     body = bodies(edges, len(mesh.faces))
-    turn = _against(edges, body)
+    turn, one_sided = _against(edges, body)
     corners = mesh.corners.double()
     corners = torch.where(turn[:, None, None], corners.flip(1), corners)
     count = int(body.max()) + 1
@@ -79,11 +79,11 @@ def turned(mesh: Mesh, edges: Edges) -> Bool[Tensor, "F"]:
     # Where a body has no inside, the side that most of it shows stays.
     share = torch.zeros(count).index_add(0, body, turn.float()) / torch.bincount(body, minlength=count)
     inward = torch.where(flat, share[body] > 0.5, inward[body])
-    return turn ^ inward
+    return (turn ^ inward) & ~one_sided
 
 
-def _against(edges: Edges, body: Int[Tensor, "F"]) -> Bool[Tensor, "F"]:
-    """Faces that run the other way round than the first face of their body, as far as that can be told.
+def _against(edges: Edges, body: Int[Tensor, "F"]) -> tuple[Bool[Tensor, "F"], Bool[Tensor, "F"]]:
+    """Faces that run the other way round than the first face of their body, and those of bodies with one side only.
 
     A graph of all faces, each as it is and reversed: what fits along an edge is linked, and a surface that has two
     sides falls into two halves.
@@ -99,7 +99,8 @@ def _against(edges: Edges, body: Int[Tensor, "F"]) -> Bool[Tensor, "F"]:
     # Bodies fall into several such pieces where more than two faces meet; each piece has a first face of its own.
     piece = torch.minimum(kept, reverse)
     against = kept > reverse
-    return torch.where(kept == reverse, False, against ^ _of_first(against, piece))
+    one_sided = torch.zeros(int(body.max()) + 1, dtype=torch.bool).index_fill(0, body[kept == reverse], True)[body]
+    return against ^ _of_first(against, piece), one_sided
 
 
 def _of_first(values: Bool[Tensor, "F"], group: Int[Tensor, "F"]) -> Bool[Tensor, "F"]:

@@ -94,7 +94,8 @@ def look_findings(primitives: Sequence[Primitive]) -> list[Finding | None]:
 def is_usable(each: Primitive) -> bool:
     """Whether it has triangles at all, between vertices that are there and finite."""
     finite = all(x is None or np.isfinite(x).all() for x in (each.vertices, each.uvs, each.colours))
-    return len(each.faces) > 0 and finite and each.faces.min() >= 0 and each.faces.max() < len(each.vertices)
+    inside = len(each.faces) > 0 and each.faces.min() >= 0 and each.faces.max() < len(each.vertices)
+    return finite and bool(inside)
 
 
 def worst(findings: Iterable[Finding]) -> int:
@@ -195,7 +196,7 @@ def uvs_missing(primitives: Sequence[Primitive]) -> Finding | None:
         return None
     if any(pictures(each) for each in without):
         return Finding("error", "uvs-missing", "there are textures but no UVs to put them on", "unwrap it")
-    return Finding("note", "uvs-missing", "it has no UVs, so nothing can be painted on it", "threed export unwraps it")
+    return Finding("note", "uvs-missing", "it has no UVs, so nothing can be painted on it", "unwrap it")
 
 
 def uvs_outside(primitives: Sequence[Primitive]) -> Finding | None:

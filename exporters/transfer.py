@@ -76,7 +76,9 @@ class Nearest:
         points = (mesh.corners[face] * weight[..., None]).sum(1)
         reach = FACING * float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
         sides = torch.cat([points, reach * mesh.face_normals[face]], dim=-1)
-        return Nearest(mesh, face, KDTree(points.numpy()), KDTree(sides.numpy()), reach)
+        # Rounded, because a tree never ends to split numbers too small for processors that make zeros of them.
+        sides = (sides.double() / (reach * 1e-7)).round() * (reach * 1e-7)
+        return Nearest(mesh, face, KDTree(sides[:, :3].numpy()), KDTree(sides.numpy()), reach)
 
     def __call__(
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]

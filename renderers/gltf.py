@@ -305,7 +305,7 @@ def _placed(primitive: Primitive, matrix: Float[np.ndarray, "4 4"]) -> Primitive
     return replace(
         primitive,
         vertices=primitive.vertices @ linear.T + matrix[:3, 3],
-        faces=primitive.faces[:, ::-1] if mirrored else primitive.faces,
+        faces=primitive.faces[:, ::-1].copy() if mirrored else primitive.faces,
         normals=None if normals is None else _turned(normals, np.linalg.pinv(linear)),
         tangents=tangents,
     )

@@ -144,7 +144,7 @@ def welded(primitives: Sequence[Primitive]) -> tuple[Float[np.ndarray, "V 3"], I
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     faces = _stacked([each.faces for each in primitives], [len(each.vertices) for each in primitives])
-    return points[first[order]], place[index.reshape(-1)][faces]
+    return points[first[order]], np.ascontiguousarray(place[index.reshape(-1)][faces])
 
 
 def normalised(mesh: Mesh) -> Mesh:

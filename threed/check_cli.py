@@ -119,19 +119,22 @@ def show(console: Console, path: Path, about: dict[str, Any], findings: list[Fin
         label = Text(f"  {each.severity:<8}", COLOURS[each.severity])
         console.print(label + Text(f"{each.message} ({each.remedy})"))
     counts = {severity: sum(each.severity == severity for each in findings) for severity in COLOURS}
-    told = [f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n]
+    told = [counted(n, severity) for severity, n in counts.items() if n]
     console.print("  " + (", ".join(told) or "nothing to find fault with"))
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def summary(about: dict[str, Any]) -> str:
     """The figures in a few words."""
     size = " x ".join(f"{x:.3g}" for x in about["size"])
     textures = ", ".join(f"{w} x {h}" for w, h in about["textures"]) or "no textures"
-    colliders = f", {about['colliders']} colliders" if about["colliders"] else ""
-    return (
-        f"{about['triangles']:,} triangles, {about['vertices']:,} vertices, {about['meshes']} meshes{colliders}, "
-        f"{about['materials']} materials, {textures}, {size} m, {about['bytes'] / 1000:,.0f} kB"
-    )
+    counts = [counted(about["triangles"], "triangle"), counted(about["meshes"], "mesh", "meshes")]
+    counts += [counted(about["colliders"], "collider")] if about["colliders"] else []
+    counts += [counted(about["materials"], "material"), textures]
+    return f"{', '.join(counts)}, {size} m, {about['bytes'] / 1000:,.0f} kB"
 
 
 def as_json(path: Path, about: dict[str, Any], findings: list[Finding]) -> dict[str, Any]:
