@@ -215,7 +215,9 @@ def uvs_overlapping(primitives: Sequence[Primitive]) -> Finding | None:
     shares = []
     for each in joined(primitives):
         if each.uvs is not None and not uvs_outside([each]):
-            shares.append(overlap(torch.from_numpy(each.uvs).float(), torch.from_numpy(each.faces), PAINT))
+            shares.append(
+                overlap(torch.from_numpy(each.uvs).float(), torch.from_numpy(np.ascontiguousarray(each.faces)), PAINT)
+            )
     share = max(shares, default=0.0)
     if share <= OVERLAP:
         return None

@@ -25,7 +25,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("web", triangles=50_000, texels=2048, suffix=".glb"),
-        Preset("godot", 50_000, 2048, ".glb", lods=(0.5, 0.25, 0.1), collider="{name}-convcolonly"),
+        Preset("godot", 50_000, 2048, ".glb", lods=(0.5, 0.25, 0.1), collider="{name}_{number:02d}-convcolonly"),
         Preset("unity", 50_000, 2048, ".glb", lods=(0.5, 0.25, 0.1)),
         Preset("unreal", 50_000, 2048, ".glb", lods=(0.5, 0.25, 0.1), collider="UCX_{name}_{number:02d}"),
         Preset("roblox", 20_000, 1024, ".glb", watertight=True, pivot="centre"),

@@ -55,19 +55,27 @@ def _material(mesh: trimesh.Trimesh) -> Any:
 
 
 def _primitive(name: str, mesh: trimesh.Trimesh, skin: Skin) -> Primitive:
-    vertices, uvs = np.asarray(mesh.vertices, float), getattr(mesh.visual, "uv", None)
+    vertices, uvs = _rows(mesh.vertices, float), getattr(mesh.visual, "uv", None)
     given = uvs is not None and len(uvs) == len(vertices)
     normals = mesh._cache.cache.get("vertex_normals")  # those of the file: trimesh computes them only when asked
     return Primitive(
         name,
         vertices,
-        np.asarray(mesh.faces, np.int64),
+        _rows(mesh.faces, np.int64),
         np.asarray(uvs, float)[:, :2] * [1, -1] + [0, 1] if given else None,
-        np.asarray(normals, float) if normals is not None and len(normals) == len(vertices) else None,
+        _rows(normals, float) if normals is not None and len(normals) == len(vertices) else None,
         None,
         _colours(mesh),
         skin,
     )
+
+
+def _rows(values: Any, kind: type) -> Any:
+    """Threes of numbers, which trimesh does not make sure of."""
+    found = np.asarray(values, kind)
+    if found.ndim != 2 or found.shape[1] != 3:
+        raise ValueError(f"it has rows of shape {found.shape}, not of three numbers each")
+    return found
 
 
 def _skin(material: Any, folder: Folder) -> Skin:
