@@ -18,7 +18,7 @@ from PIL import Image
 MOST_BYTES = 256 * 2**20  # of a file, and of all that it names
 MOST_FACES = 2_000_000
 MOST_PRIMITIVES = 10_000
-MOST_PIXELS = 2**28  # of all pictures together: sixteen of 4096 a side
+MOST_PIXELS = 2**27  # of all pictures together: eight of 4096 a side
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "TGA")
 # Godot's suffixes and Unreal's prefixes of meshes that nobody sees.
 COLLIDER = re.compile(r"^U(CX|BX|SP|CP)_|-(conv)?col(only)?$")
@@ -71,8 +71,8 @@ class Folder:
     """The files beside a mesh file, as far as they may be read: inside its folder, and not too much altogether."""
 
     path: Path
-    left: int = MOST_BYTES
-    pixels: int = MOST_PIXELS
+    left: int = field(default_factory=lambda: MOST_BYTES)
+    pixels: int = field(default_factory=lambda: MOST_PIXELS)
     _pictures: dict[bytes, Image.Image] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
@@ -97,7 +97,10 @@ class Folder:
         return self._pictures[content]
 
     def spend(self, picture: Image.Image) -> None:
-        """Raises ValueError for one picture too many, before it is decoded."""
-        self.pixels -= picture.width * picture.height
-        if self.pixels < 0:
-            raise ValueError(f"its pictures have more than {MOST_PIXELS >> 20} megapixels together")
+        """Raises ValueError for one picture too many or too large, before it is decoded."""
+        size = picture.width * picture.height
+        self.pixels -= size
+        if size > MOST_PIXELS // 2 or self.pixels < 0:
+            raise ValueError(
+                f"its pictures have more than {MOST_PIXELS >> 21} megapixels each or {MOST_PIXELS >> 20} together"
+            )

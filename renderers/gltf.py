@@ -31,6 +31,7 @@ TRIANGLES, STRIP, FAN = 4, 5, 6
 SPECULAR = "KHR_materials_pbrSpecularGlossiness"
 READABLE = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_materials_unlit", SPECULAR}
 MOST_NUMBERS = 2**26  # in all attributes together
+MOST_VALUES = 2**21  # in JSON, each of which takes some hundred bytes
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 
 Tree = dict[str, Any]
@@ -64,6 +65,8 @@ def _parsed(content: bytes) -> Tree:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
+    if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError(f"its JSON has more than {MOST_VALUES} values")
     tree = json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
     if not isinstance(tree, dict):
         raise ValueError("its JSON is no object")
