@@ -300,6 +300,15 @@ def test_odd_objs_are_read_or_refused_in_one_way(content, message, tmp_path, mon
     assert reads == [path]
 
 
+def test_a_ply_that_ends_before_its_faces_is_refused(tmp_path):
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    head += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    whole = head + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    assert len(read(written(tmp_path / "a.ply", whole)).mesh.faces) == 1
+    with pytest.raises(ValueError, match=r"a\.ply' cannot be parsed"):
+        read(written(tmp_path / "a.ply", whole[:-30]))
+
+
 def test_lines_are_counted_before_they_are_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(trimeshes, "MOST_FACES", 10)
     monkeypatch.setattr(trimesh, "load_scene", lambda *_, **__: pytest.fail("it was parsed"))
