@@ -25,7 +25,12 @@ UNSIGNED_SHORT, UNSIGNED_INT, FLOAT = 5123, 5125, 5126
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 NONE: Mapping[str, Mesh] = MappingProxyType({})
-IMAGES = {"baseColorTexture": "", "metallicRoughnessTexture": "_metallic_roughness", "normalTexture": "_normal"}
+IMAGES = {
+    "baseColorTexture": "",
+    "metallicRoughnessTexture": "_metallic_roughness",
+    "normalTexture": "_normal",
+    "occlusionTexture": "_occlusion",
+}
 
 
 def write(asset: Asset, path: Path) -> None:
@@ -134,12 +139,15 @@ def corner_attributes(asset: Asset) -> dict[str, Float[Tensor, "C _"]]:
 def pictures(material: Material) -> dict[str, bytes]:
     """The textures as PNGs, by what glTF calls them; the first is the base colour."""
     found = {"baseColorTexture": files.png(material.base_color)}
-    if material.roughness_metallic is not None:
-        # Red stays white: programs that keep occlusion there find none.
-        packed = torch.nn.functional.pad(material.roughness_metallic, (1, 0), value=1.0)
-        found["metallicRoughnessTexture"] = files.png(packed)
+    shine, occlusion = material.roughness_metallic, material.occlusion
+    if shine is not None:
+        # Without occlusion red stays white: programs that look for it there find none.
+        red = torch.ones_like(shine[..., :1]) if occlusion is None else occlusion
+        found["metallicRoughnessTexture"] = files.png(torch.cat([red, shine], dim=-1))
     if material.normal is not None:
         found["normalTexture"] = files.normal_png(material.normal)
+    if occlusion is not None and shine is None:
+        found["occlusionTexture"] = files.png(occlusion.expand(-1, -1, 3))
     return found
 
 
@@ -161,7 +169,9 @@ def _tree(asset: Asset, attributes: list[str], textures: list[str]) -> dict[str,
     if "metallicRoughnessTexture" in place:
         shine = place["metallicRoughnessTexture"]
         surface |= {"metallicFactor": 1.0, "roughnessFactor": 1.0, "metallicRoughnessTexture": shine}
-    bumps = {"normalTexture": place["normalTexture"]} if "normalTexture" in place else {}
+    more = {"normalTexture": place["normalTexture"]} if "normalTexture" in place else {}
+    if material.occlusion is not None:
+        more["occlusionTexture"] = place.get("occlusionTexture") or place["metallicRoughnessTexture"]
     primitive = {"attributes": {name: i for i, name in enumerate(attributes, 1)}, "indices": 0, "material": 0}
     sampler = {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP_TO_EDGE, "wrapT": CLAMP_TO_EDGE}
     return {
@@ -170,7 +180,7 @@ def _tree(asset: Asset, attributes: list[str], textures: list[str]) -> dict[str,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"name": asset.name, "mesh": 0}],
         "meshes": [{"name": asset.name, "primitives": [primitive]}],
-        "materials": [{"name": asset.name, "pbrMetallicRoughness": surface, "doubleSided": False} | bumps],
+        "materials": [{"name": asset.name, "pbrMetallicRoughness": surface, "doubleSided": False} | more],
         "textures": [{"sampler": 0, "source": i} for i in range(len(textures))],
         "samplers": [sampler],
         "images": [{"name": asset.name + IMAGES[name]} for name in textures],

@@ -11,14 +11,17 @@ from torch.nn import functional
 
 from threed.exporters import ENCODERS, centre, closed, glb, gltf
 from threed.exporters.collider import convex_parts, hull
+from threed.exporters.occlusion import shaded
 from threed.exporters.presets import Preset
 from threed.exporters.repair import repaired
 from threed.exporters.report import verify
 from threed.exporters.simplify import simplify
 from threed.exporters.transfer import refitted
+from threed.exporters.unwrap import has_room
 from threed.renderers.mesh import Asset, Material, Mesh
 
 SMALLEST_TEXTURE, PLAIN_TEXTURE = 64, 512  # texels a side: of the last level; of what had a palette only
+LARGEST_TEXTURE = 4096  # of a level or a new layout whose charts fit on nothing smaller
 UNITLESS = {".obj", ".ply", ".stl"}  # formats that fix neither axes nor unit
 NAMED = {".glb": glb.encode_files, ".gltf": gltf.encode_files}  # formats in which colliders go by their names
 COLLIDERS = ("none", "hull", "parts")
@@ -39,6 +42,7 @@ class Wanted:
     collider: str | None = None  # one of COLLIDERS; None: a hull where the preset has a name for it
     watertight: bool | None = None  # None: where the preset asks for it
     normal_map: bool = False  # bake the shape that simplification takes away
+    occlusion: bool = False  # bake an occlusion map of each file
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
         mesh = quietly(mesh, budget)
         done.append(f"simplified {before} triangles to {len(mesh.faces)}")
     if mesh is not found.mesh:
-        texels = texture_size(found.material, wanted)
-        found = refitted(found, mesh, texels, wanted.normal_map)
+        found = roomy(found, mesh, texture_size(found.material, wanted), wanted.normal_map)
+        texels = len(found.material.base_color)
         done.append(f"unwrapped it and baked its look onto {texels} x {texels} texels")
     else:
         material = resized(found.material, wanted)
@@ -100,6 +104,12 @@ def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
             height, width = material.base_color.shape[:2]
             done.append(f"resized its textures to {width} x {height}")
             found = replace(found, material=material)
+    if wanted.occlusion and not has_room(found.uvs, found.uv_faces, texels := texture_size(found.material, wanted)):
+        found = roomy(found, found.mesh, texels, wanted.normal_map)
+        done.append("unwrapped it: its layout had no room for occlusion")
+    if wanted.occlusion:
+        found = shaded(found)
+        done.append("baked an occlusion map")
     return placed(found, wanted), done
 
 
@@ -117,7 +127,19 @@ def lower(main: Asset, share: float, number: int, wanted: Wanted) -> Asset:
     """
     mesh = quietly(main.mesh, max(4, round(len(main.mesh.faces) * share)))
     side = max(SMALLEST_TEXTURE, texture_size(main.material, wanted) >> number)
-    return refitted(main, mesh, side)
+    level = roomy(main, mesh, side)
+    return shaded(level) if wanted.occlusion else level
+
+
+def roomy(asset: Asset, mesh: Mesh, side: int, normal_map: bool = False) -> Asset:
+    """`refitted` onto a texture of so many texels a side, or the next that its charts fit on. Raises ValueError."""
+    while True:
+        try:
+            return refitted(asset, mesh, side, normal_map)
+        except ValueError:
+            if side >= LARGEST_TEXTURE:
+                raise
+            side *= 2
 
 
 def texture_size(material: Material, wanted: Wanted) -> int:
@@ -147,11 +169,12 @@ def resized(material: Material, wanted: Wanted) -> Material:
             1, 2, 0
         )
 
-    shine, normal = material.roughness_metallic, material.normal
+    shine, normal, dim = material.roughness_metallic, material.normal, material.occlusion
     return replace(
         material,
         base_color=scaled(material.base_color).clamp(0, 1),
         roughness_metallic=None if shine is None else scaled(shine).clamp(0, 1),
+        occlusion=None if dim is None else scaled(dim).clamp(0, 1),
         normal=None if normal is None else functional.normalize(scaled(normal), dim=-1),
     )
 

@@ -100,6 +100,7 @@ class Material:
     metallic: float = 0.0
     roughness_metallic: Float[Tensor, "H W 2"] | None = None  # linear, each in [0, 1]; green and blue in glTF's PNG
     normal: Float[Tensor, "H W 3"] | None = None  # unit vectors in tangent space, x right, y up, z > 0; see `tangents`
+    occlusion: Float[Tensor, "H W 1"] | None = None  # linear, the share of ambient light that arrives
 
 
 @dataclass(frozen=True)

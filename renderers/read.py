@@ -49,7 +49,7 @@ class Part:
     faces: Int[np.ndarray, "F 3"]
     uvs: Float[np.ndarray, "T 2"]
     uv_faces: Int[np.ndarray, "F 3"]
-    image: Float[np.ndarray, "H W C"]  # display sRGB; then, if any has one, roughness, metallic and normal
+    image: Float[np.ndarray, "H W C"]  # display sRGB; then, if any has one, roughness, metallic, normal, occlusion
 
 
 def read(path: Path | str) -> Asset:
@@ -92,10 +92,10 @@ def gathered(primitives: Sequence[Primitive], linear: bool, name: str) -> Asset:
     merged = joined(primitives)
     skins = [each.skin for each in merged]
     shines = any(skin.shine for skin in skins) or len({(skin.roughness, skin.metallic) for skin in skins}) > 1
-    bumpy = any(skin.bumps for skin in skins)
-    textured = sum(1 for skin in skins if skin.color or skin.shine or skin.bumps)
+    bumpy, dim = (any(getattr(skin, key) for skin in skins) for key in ("bumps", "occlusion"))
+    textured = sum(1 for skin in skins if skin.color or skin.shine or skin.bumps or skin.occlusion)
     side = int(MOST_TEXELS / max(1, math.sqrt(textured / MOST_LARGE)))
-    parts = [_part(each, linear, shines or bumpy, side) for each in merged]
+    parts = [_part(each, linear, shines or bumpy or dim, side) for each in merged]
     atlas, uvs = _atlas(parts)
     vertices, faces = welded(merged)
     uv_faces = _stacked([part.uv_faces for part in parts], [len(part.uvs) for part in parts])
@@ -110,7 +110,8 @@ def gathered(primitives: Sequence[Primitive], linear: bool, name: str) -> Asset:
             roughness=skins[0].roughness,
             metallic=skins[0].metallic,
             roughness_metallic=_tensor(atlas[..., 3:5]) if shines else None,
-            normal=_tensor(_unit(atlas[..., 5:])) if bumpy else None,
+            normal=_tensor(_unit(atlas[..., 5:8])) if bumpy else None,
+            occlusion=_tensor(atlas[..., 8:]) if dim else None,
         ),
     )
 
@@ -162,7 +163,7 @@ def _part(primitive: Primitive, linear: bool, detailed: bool, side: int) -> Part
     vertices, faces, skin = primitive.vertices, primitive.faces, reduced(primitive.skin, side)
     colours, factor = primitive.colours, np.array(skin.factor)
     # Beside vertex colours, only a picture of the base colour is worth the UVs.
-    picture = skin.color or (None if colours is not None else skin.shine or skin.bumps)
+    picture = skin.color or (None if colours is not None else skin.shine or skin.bumps or skin.occlusion)
     if picture is not None and primitive.uvs is not None:
         image = np.asarray(skin.color or Image.new("RGB", picture.size, "white"), np.float32) / 255
         if (factor != 1).any():
@@ -173,7 +174,7 @@ def _part(primitive: Primitive, linear: bool, detailed: bool, side: int) -> Part
     uvs, uv_faces, image = _palette(_dimmed(np.ones(3), shade) if linear else shade)
     if detailed:
         mean = skin.shine and skin.shine.resize((1, 1), Image.Resampling.BOX)
-        image = _detailed(image, replace(skin, shine=mean, bumps=None))
+        image = _detailed(image, replace(skin, shine=mean, bumps=None, occlusion=None))
     return Part(vertices, faces, uvs, uv_faces, image)
 
 
@@ -196,13 +197,14 @@ def reduced(skin: Skin, side: int) -> Skin:
     )
 
 
-def _detailed(image: Float[np.ndarray, "H W 3"], skin: Skin) -> Float[np.ndarray, "H W 8"]:
-    """The image with roughness, metallic and normals beside its colours."""
+def _detailed(image: Float[np.ndarray, "H W 3"], skin: Skin) -> Float[np.ndarray, "H W 9"]:
+    """The image with roughness, metallic, normals and occlusion beside its colours."""
     size = image.shape[1::-1]
     shine = np.asarray((skin.shine or Image.new("RGB", (1, 1), "white")).resize(size), np.float32)[..., 1:] / 255
     normal = np.asarray(skin.bumps.resize(size), np.float32) / 255 * 2 - 1 if skin.bumps else UPWARD
     factors = np.array([skin.roughness, skin.metallic], np.float32)
-    return np.concatenate([image, shine * factors, np.broadcast_to(normal, image.shape)], axis=-1)
+    red = np.asarray((skin.occlusion or Image.new("RGB", (1, 1), "white")).resize(size), np.float32)[..., :1] / 255
+    return np.concatenate([image, shine * factors, np.broadcast_to(normal, image.shape), red], axis=-1)
 
 
 def _unit(normals: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:

@@ -62,6 +62,7 @@ class Export:
     ] = None
     watertight: Annotated[bool, said("Close it, whatever it takes.", "where the preset does")] = False
     normal_map: Annotated[bool, said("Bake the shape that simplification takes away.", "off")] = False
+    occlusion: Annotated[bool, said("Bake an occlusion map: dark where little light gets in.", "off")] = False
 
 
 def main(asked: Export) -> None:
@@ -129,6 +130,7 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
             collider=asked.collider,
             watertight=asked.watertight or None,
             normal_map=asked.normal_map,
+            occlusion=asked.occlusion,
         ),
         output.with_suffix(suffix),
     )
