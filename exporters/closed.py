@@ -43,12 +43,7 @@ def _like(mesh: Mesh, other: Mesh) -> bool:
     """Whether it still fills the same box and has most of the area."""
     boxes = [torch.stack([x.vertices[x.faces].amin((0, 1)), x.vertices[x.faces].amax((0, 1))]) for x in (mesh, other)]
     size = (boxes[1][1] - boxes[1][0]).max()
-    return bool((boxes[0] - boxes[1]).abs().max() <= SAME * size) and area(mesh) >= KEPT * area(other)
-
-
-def area(mesh: Mesh) -> float:
-    a, b, c = mesh.corners.unbind(1)
-    return float((b - a).cross(c - a, dim=-1).norm(dim=-1).sum() / 2)
+    return bool((boxes[0] - boxes[1]).abs().max() <= SAME * size) and bool(mesh.areas.sum() >= KEPT * other.areas.sum())
 
 
 def _from_voxels(asset: Asset) -> Mesh:

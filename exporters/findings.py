@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -236,7 +235,9 @@ def uneven_density(primitives: Sequence[Primitive]) -> Finding | None:
 def density_ratio(each: Primitive) -> float:
     """Between the tenth and the ninetieth percentile of the area, texels along a metre; 1 where that says nothing."""
     assert each.uvs is not None
-    space, flat = (_areas(x[each.faces]) for x in (each.vertices, np.pad(each.uvs, ((0, 0), (0, 1)))))
+    faces = torch.from_numpy(np.ascontiguousarray(each.faces))
+    places = each.vertices, np.pad(each.uvs, ((0, 0), (0, 1)))
+    space, flat = (Mesh(torch.from_numpy(x), faces).areas.numpy() for x in places)
     told = (space > 0) & (flat > 0)
     if space[told].sum() < 0.5 * space.sum() or not told.any():
         return 1.0  # a palette: its UVs have no extent
@@ -245,11 +246,6 @@ def density_ratio(each: Primitive) -> float:
     rank = np.cumsum(weight[order]) / weight.sum()
     low, high = (density[order][min(np.searchsorted(rank, q), len(order) - 1)] for q in (0.1, 0.9))
     return float(high / low)
-
-
-def _areas(corners: Float[np.ndarray, "F 3 3"]) -> Float[np.ndarray, "F"]:
-    a, b, c = np.moveaxis(corners, 1, 0)
-    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
 
 
 def normals_missing(primitives: Sequence[Primitive]) -> Finding | None:

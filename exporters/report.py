@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from threed.renderers.mesh import UNIT_SLACK, Asset, Material
+from threed.renderers.mesh import UNIT_SLACK, Asset, Material, Mesh
 
 
 def measure(asset: Asset) -> dict[str, object]:
@@ -19,11 +19,11 @@ def measure(asset: Asset) -> dict[str, object]:
         "vertices": len(mesh.vertices),
         "watertight": mesh.is_watertight,
         "volume": float(mesh.volume),
-        "area": float(_areas(mesh.corners).sum()),
+        "area": float(mesh.areas.sum()),
         "bounds": [mesh.vertices.amin(0).tolist(), mesh.vertices.amax(0).tolist()],
         "texture_size": list(asset.material.base_color.shape[:2]),
         "charts": _count_charts(asset.uv_faces),
-        "texel_use": float(_areas(_lifted(asset)).sum()),
+        "texel_use": float(_layout(asset).areas.sum()),
     }
 
 
@@ -96,15 +96,9 @@ def _textures(material: Material) -> dict[str, Tensor]:
     return {name: texture for name, texture in textures.items() if texture is not None}
 
 
-def _areas(corners: Tensor) -> Tensor:
-    """Of triangles [F 3 3]."""
-    a, b, c = corners.unbind(1)
-    return (b - a).cross(c - a, dim=-1).norm(dim=-1) / 2
-
-
-def _lifted(asset: Asset) -> Tensor:
-    """The UV layout as triangles [F 3 3] in the plane z = 0."""
-    return torch.nn.functional.pad(asset.uvs, (0, 1))[asset.uv_faces]
+def _layout(asset: Asset) -> Mesh:
+    """The UV layout as a surface in the plane z = 0."""
+    return Mesh(torch.nn.functional.pad(asset.uvs, (0, 1)), asset.uv_faces)
 
 
 def _count_charts(uv_faces: Int[Tensor, "F 3"]) -> int:

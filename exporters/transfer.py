@@ -106,8 +106,7 @@ class Nearest:
 
 def samples(mesh: Mesh) -> tuple[Int[Tensor, "S"], Float[Tensor, "S 3"]]:
     """Triangles by their area, at least once each, and points on them, evenly spread (Roberts's R2 sequence)."""
-    a, b, c = mesh.corners.double().unbind(1)
-    area = (b - a).cross(c - a, dim=-1).norm(dim=-1)
+    area = mesh.areas.double()
     if not area.sum() > 0:
         raise ValueError("the surface has no area; export it again with its full geometry")
     count = (area / area.sum() * SAMPLES).ceil().long().clamp(min=1)

@@ -32,6 +32,10 @@ class Mesh:
         return torch.nn.functional.normalize(self._area_vectors(), dim=-1)
 
     @property
+    def areas(self) -> Float[Tensor, "F"]:
+        return self._area_vectors().norm(dim=-1) / 2
+
+    @property
     def vertex_normals(self) -> Float[Tensor, "V 3"]:
         """Unit normals, the area-weighted mean of the faces around a vertex."""
         total = torch.zeros_like(self.vertices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 from trimesh.visual import ColorVisuals
 
 from threed.renderers.document import MOST_FACES, MOST_PRIMITIVES, Document, Folder, Primitive, Skin
+
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what it finds wrong is said in one line, not here
 
 
 class _Beside(trimesh.resolvers.Resolver):  # type: ignore[misc]
