@@ -6,8 +6,8 @@
 Shapes, formats, presets, materials and names are mixed as users mix them: closed and torn meshes, sheets, spikes and
 palettes; names in scripts of all kinds, in quotes, in emoji, and as long as a disk takes. Every glTF is judged by the
 Khronos validator, all of them by threed check, and all are read back. The second table exports one scan-like surface at
-50,000 triangles, in one process, beside xatlas's own defaults and trimesh's export of the same mesh; its seconds are of
-the process, over its threads.
+50,000 triangles, in one process, beside xatlas's own defaults and trimesh's export of the same mesh; seconds are
+those of the process, over its threads.
 """
 
 from __future__ import annotations

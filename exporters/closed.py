@@ -14,6 +14,7 @@ from threed.renderers.voxels import voxelise
 
 VOXELS = 96  # along a side, of the last way
 SMALLEST = 1e-4  # of the largest body's volume: what is dropped as dust
+MOST_BODIES = 500  # that are united
 SAME, KEPT = 0.02, 0.7  # how far sides of the box may move, of its longest; how much of the area must stay
 
 
@@ -53,10 +54,10 @@ def _from_voxels(asset: Asset) -> Mesh:
 
 
 def _united(mesh: Mesh) -> Mesh | None:
-    """All bodies as one solid (manifold3d); None where there is one only, or where they do not touch or unite."""
+    """All bodies as one solid (manifold3d); None where there is one, very many, or where they do not touch or unite."""
     body = defects.bodies(edges(mesh.faces), len(mesh.faces))
     count = int(body.max()) + 1
-    if count == 1 or not _boxes_meet(mesh, body, count):
+    if not 1 < count <= MOST_BODIES or not _boxes_meet(mesh, body, count):
         return None
     solids = [_manifold(mesh, mesh.faces[body == number]) for number in range(count)]
     if any(solid.status() != manifold3d.Error.NoError or solid.volume() <= 0 for solid in solids):

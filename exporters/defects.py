@@ -20,6 +20,7 @@ from threed.renderers.mesh import Mesh
 from threed.renderers.topology import Edges
 
 NO_AREA = 1e-7  # thinness of triangles that are a line
+MOST_CAVITIES = 200  # bodies that face inward; of more than these, none is asked whether it lies inside another one
 ROUND = 0.01  # of a ball's isoperimetric quotient, from which on an open body has an inside
 
 
@@ -73,7 +74,8 @@ def turned(mesh: Mesh, edges: Edges) -> Bool[Tensor, "F"]:
     count = int(body.max()) + 1
     volume, area = _sizes(corners, edges, body, count)
     inward = (volume < 0) & (36 * math.pi * volume**2 > ROUND * area**3)
-    for each in inward.nonzero()[:, 0].tolist():
+    suspects = inward.nonzero()[:, 0].tolist()
+    for each in suspects if len(suspects) <= MOST_CAVITIES else ():
         inward[each] = not _within(corners, body, each)
     flat = (36 * math.pi * volume**2 <= ROUND * area**3)[body]
     # Where a body has no inside, the side that most of it shows stays.

@@ -17,6 +17,7 @@ from threed.renderers.ops import ops
 
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
+MOST_WORK = 2**28  # texels to look at for overlaps
 
 
 def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
@@ -45,9 +46,15 @@ def has_room(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_si
 def overlap(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> float:
     """How much more area the triangles of a layout have than they cover, as a share of what they cover.
 
-    0 where it covers nothing; parts outside [0, 1] count as lying on top of the rest.
+    0 where it covers nothing; parts outside [0, 1] count as lying on top of the rest. A layout larger than the texture
+    is taken to cover all of it, and one of very many needles is looked at more coarsely.
     """
     area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
+    if area > 1 + OVERLAP:
+        return area - 1
+    boxes = uvs[uv_faces].amax(1) - uvs[uv_faces].amin(1)
+    work = float(boxes.clamp(max=1).prod(dim=-1).sum())  # textures that the rasterizer walks through
+    texture_size = min(texture_size, max(64, int((MOST_WORK / max(work, 1e-9)) ** 0.5)))
     clip = torch.nn.functional.pad(uvs.detach() * 2 - 1, (0, 2)) + uvs.new_tensor([0, 0, 0, 1])
     fragments = ops(uvs.device).rasterize(clip[None], uv_faces, texture_size, texture_size)
     covered = (fragments.face >= 0).float().mean().item()

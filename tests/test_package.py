@@ -222,6 +222,16 @@ def test_presets_hold(ball, name):
     assert packed(moved, Wanted(preset, ".glb", "ball", height=0.5)).files == package.files
 
 
+def test_occlusion_makes_itself_room_and_goes_with_all_levels(tmp_path):
+    preset = replace(PRESETS["godot"], lods=(0.5,))
+    package = packed(
+        plain(meshed(trimesh.creation.icosphere(2))), Wanted(preset, ".glb", "ball", texels=64, occlusion=True)
+    )
+    assert package.done[:2] == ["unwrapped it: its layout had no room for occlusion", "baked an occlusion map"]
+    for each in package.assets.values():
+        assert each.material.occlusion.min() > 0.95
+
+
 def test_colliders_go_by_the_names_that_engines_look_for(ball, tmp_path):
     for preset, pattern in (("godot", "ball_00-convcolonly"), ("unreal", "UCX_ball_00")):
         package = packed(ball, Wanted(PRESETS[preset], ".glb", "ball", lods=False))
