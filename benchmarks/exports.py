@@ -31,6 +31,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from timing import kept
+from torch import Tensor
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
@@ -101,8 +102,7 @@ def looks(mesh: Mesh, number: int) -> Asset:
         return Asset(
             "it", mesh, torch.full((1, 2), 0.5), torch.zeros_like(mesh.faces), Material(torch.full((4, 4, 3), 0.7))
         )
-    size = 128 if len(mesh.faces) in (2, 12) or mesh.is_watertight else 1024  # scraps need room
-    uvs, uv_faces = unwrap(mesh, size)
+    uvs, uv_faces, size = laid_out(mesh, 128)
     material = Material(bake(mesh, uvs, uv_faces, lambda points, normals: normals / 2 + 0.5, size))
     if number % 4 > 1:
         material = replace(material, roughness_metallic=torch.rand(size, size, 2, generator=generator))
@@ -110,6 +110,14 @@ def looks(mesh: Mesh, number: int) -> Asset:
         bumps = torch.rand(size, size, 3, generator=generator) + torch.tensor([-0.5, -0.5, 1.0])
         material = replace(material, normal=torch.nn.functional.normalize(bumps, dim=-1))
     return Asset("it", mesh, uvs, uv_faces, material)
+
+
+def laid_out(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, int]:
+    """On a texture of so many texels a side, or the next that has room."""
+    try:
+        return *unwrap(mesh, size), size
+    except ValueError:
+        return laid_out(mesh, 2 * size)
 
 
 def made(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -243,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", type=Path, help="a node_modules folder with gltf-validator in it")
     asked, console = parser.parse_args(), Console()
-    found = {"beside": beside(), "hundred": hundred(asked.modules.resolve(), console)}
+    found = {"beside": beside()}
+    console.print(found)
+    found |= {"hundred": hundred(asked.modules.resolve(), console)}
     table = Table("", "")
     for key, value in {**found["beside"], **found["hundred"]}.items():
         table.add_row(key, json.dumps(value))
