@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -51,8 +52,7 @@ class Package:
 
     files: dict[str, bytes]
     assets: dict[str, Asset]
-    colliders: tuple[Mesh, ...] = ()
-    done: list[str] = field(default_factory=list)
+    done: list[str]
 
 
 def packed(asset: Asset, wanted: Wanted) -> Package:
@@ -62,13 +62,9 @@ def packed(asset: Asset, wanted: Wanted) -> Package:
     bodies, more = colliders(main, wanted)
     done += more
     assets = {f"{wanted.name}{wanted.suffix}": main}
-    if wanted.lods:
-        for number, share in enumerate(wanted.preset.lods, 1):
-            name = f"{wanted.name}_lod{number}"
-            level = lower(main, share, number, wanted)
-            verify(level, watertight=wants_watertight(wanted))
-            assets[f"{name}{wanted.suffix}"] = replace(level, name=name)
-            done.append(f"made {name}{wanted.suffix} of {len(level.mesh.faces)} triangles")
+    for level in levels(main, wanted) if wanted.lods else ():
+        assets[f"{level.name}{wanted.suffix}"] = level
+        done.append(f"made {level.name}{wanted.suffix} of {len(level.mesh.faces)} triangles")
     found = dict[str, bytes]()
     apart = wanted.preset.collider is None or wanted.suffix not in NAMED
     named = {collider_name(wanted, number): body for number, body in enumerate(bodies)}
@@ -76,7 +72,7 @@ def packed(asset: Asset, wanted: Wanted) -> Package:
         found |= encoded(oriented(level, wanted), name, named if level is main and not apart else {})
     if bodies and apart:
         found |= encoded_colliders(bodies, wanted)
-    return Package(found, assets, tuple(bodies), done)
+    return Package(found, assets, done)
 
 
 def wants_watertight(wanted: Wanted) -> bool:
@@ -104,10 +100,11 @@ def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
             height, width = material.base_color.shape[:2]
             done.append(f"resized its textures to {width} x {height}")
             found = replace(found, material=material)
-    if wanted.occlusion and not has_room(found.uvs, found.uv_faces, texels := texture_size(found.material, wanted)):
-        found = roomy(found, found.mesh, texels, wanted.normal_map)
-        done.append("unwrapped it: its layout had no room for occlusion")
-    if wanted.occlusion:
+    if (wanted.occlusion or asset.material.occlusion is not None) and found.material.occlusion is None:
+        height, width = found.material.base_color.shape[:2]
+        if height != width or not has_room(found.uvs, found.uv_faces, width):
+            found = roomy(found, found.mesh, texture_size(found.material, wanted), wanted.normal_map)
+            done.append("unwrapped it: its layout had no room for occlusion")
         found = shaded(found)
         done.append("baked an occlusion map")
     return placed(found, wanted), done
@@ -120,15 +117,21 @@ def quietly(mesh: Mesh, budget: int) -> Mesh:
         return simplify(mesh, budget)
 
 
-def lower(main: Asset, share: float, number: int, wanted: Wanted) -> Asset:
-    """A level of detail: fewer triangles, and a texture half as large for each level.
+def levels(main: Asset, wanted: Wanted) -> Iterator[Asset]:
+    """Levels of detail: fewer triangles, and a texture half as large for each level, as long as there are fewer.
 
-    It is unwrapped anew, because quadric collapses do not respect the seams of a layout.
+    They are unwrapped anew, because quadric collapses do not respect the seams of a layout. Raises ValueError.
     """
-    mesh = quietly(main.mesh, max(4, round(len(main.mesh.faces) * share)))
-    side = max(SMALLEST_TEXTURE, texture_size(main.material, wanted) >> number)
-    level = roomy(main, mesh, side)
-    return shaded(level) if wanted.occlusion else level
+    before = len(main.mesh.faces)
+    for number, share in enumerate(wanted.preset.lods, 1):
+        mesh = quietly(main.mesh, max(4, round(len(main.mesh.faces) * share)))
+        if len(mesh.faces) >= before:
+            return
+        before = len(mesh.faces)
+        level = roomy(main, mesh, max(SMALLEST_TEXTURE, texture_size(main.material, wanted) >> number))
+        level = shaded(level) if main.material.occlusion is not None else level
+        verify(level, watertight=wants_watertight(wanted))
+        yield replace(level, name=f"{wanted.name}_lod{number}")
 
 
 def roomy(asset: Asset, mesh: Mesh, side: int, normal_map: bool = False) -> Asset:

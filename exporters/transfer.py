@@ -30,7 +30,7 @@ CANDIDATES = 4
 def refitted(asset: Asset, mesh: Mesh, texture_size: int, normal_map: bool = False) -> Asset:
     """The look of `asset` on `mesh`, on a layout of its own; with a normal map if it has one or it is asked for.
 
-    Raises ValueError when the charts do not fit the texture.
+    Occlusion is left out: it is the shape's, not the paint's. Raises ValueError when the charts do not fit the texture.
     """
     uvs, uv_faces = unwrap(mesh, texture_size)
     material = bake_material(mesh, uvs, uv_faces, look_of(asset, normal_map), texture_size)

@@ -222,6 +222,11 @@ def test_presets_hold(ball, name):
     assert packed(moved, Wanted(preset, ".glb", "ball", height=0.5)).files == package.files
 
 
+def test_there_are_as_many_levels_as_become_simpler():
+    package = packed(plain(meshed(trimesh.creation.box())), Wanted(PRESETS["godot"], ".glb", "box"))
+    assert [*package.assets] == ["box.glb"]
+
+
 def test_occlusion_makes_itself_room_and_goes_with_all_levels(tmp_path):
     preset = replace(PRESETS["godot"], lods=(0.5,))
     package = packed(
