@@ -18,11 +18,12 @@ from threed.exporters.repair import repaired
 from threed.exporters.report import verify
 from threed.exporters.simplify import simplify
 from threed.exporters.transfer import refitted
-from threed.exporters.unwrap import has_room
+from threed.exporters.unwrap import MOST_FACES, has_room
 from threed.renderers.mesh import Asset, Material, Mesh
 
 SMALLEST_TEXTURE, PLAIN_TEXTURE = 64, 512  # texels a side: of the last level; of what had a palette only
 LARGEST_TEXTURE = 4096  # of a level or a new layout whose charts fit on nothing smaller
+BARE = ".stl"  # the format without a look
 UNITLESS = {".obj", ".ply", ".stl"}  # formats that fix neither axes nor unit
 NAMED = {".glb": glb.encode_files, ".gltf": gltf.encode_files}  # formats in which colliders go by their names
 COLLIDERS = ("none", "hull", "parts")
@@ -71,7 +72,7 @@ def packed(asset: Asset, wanted: Wanted) -> Package:
     for name, level in assets.items():
         found |= encoded(oriented(level, wanted), name, named if level is main and not apart else {})
     if bodies and apart:
-        found |= encoded_colliders(bodies, wanted)
+        found |= encoded_colliders(bodies, main, wanted)
     return Package(found, assets, done)
 
 
@@ -82,24 +83,36 @@ def wants_watertight(wanted: Wanted) -> bool:
 def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
     """Mended, closed if it must be, within the budgets, in its place; and what was done, in words."""
     found, done = repaired(asset)
-    mesh, budget = found.mesh, wanted.triangles or wanted.preset.triangles
-    if wants_watertight(wanted):
-        mesh, more = closed.closed(found)
-        done += more
+    mesh, shaping = reshaped(found, wanted)
+    found, painting = dressed(found, mesh, wanted)
+    return placed(found, wanted), done + shaping + painting
+
+
+def reshaped(asset: Asset, wanted: Wanted) -> tuple[Mesh, list[str]]:
+    """Closed if it must be, and of few enough triangles; the same mesh where there was nothing to do."""
+    mesh, done = closed.closed(asset) if wants_watertight(wanted) else (asset.mesh, [])
+    budget = wanted.triangles or wanted.preset.triangles
+    if wanted.suffix != BARE and (mesh is not asset.mesh or len(mesh.faces) > budget):
+        budget = min(budget, MOST_FACES)  # it will be unwrapped
     if len(mesh.faces) > budget:
-        before = len(mesh.faces)
-        mesh = quietly(mesh, budget)
-        done.append(f"simplified {before} triangles to {len(mesh.faces)}")
-    if mesh is not found.mesh:
-        found = roomy(found, mesh, texture_size(found.material, wanted), wanted.normal_map)
+        before, mesh = len(mesh.faces), quietly(mesh, budget)
+        done = [*done, f"simplified {before} triangles to {len(mesh.faces)}"]
+    return mesh, done
+
+
+def dressed(asset: Asset, mesh: Mesh, wanted: Wanted) -> tuple[Asset, list[str]]:
+    """The look of the asset on a mesh that may be its own, in textures that the preset takes."""
+    if wanted.suffix == BARE:
+        return bare(asset, mesh), []
+    found, done = asset, list[str]()
+    if mesh is not asset.mesh:
+        found = roomy(asset, mesh, texture_size(asset.material, wanted), wanted.normal_map)
         texels = len(found.material.base_color)
         done.append(f"unwrapped it and baked its look onto {texels} x {texels} texels")
-    else:
-        material = resized(found.material, wanted)
-        if material is not found.material:
-            height, width = material.base_color.shape[:2]
-            done.append(f"resized its textures to {width} x {height}")
-            found = replace(found, material=material)
+    elif (material := resized(asset.material, wanted)) is not asset.material:
+        height, width = material.base_color.shape[:2]
+        found = replace(asset, material=material)
+        done.append(f"resized its textures to {width} x {height}")
     if (wanted.occlusion or asset.material.occlusion is not None) and found.material.occlusion is None:
         height, width = found.material.base_color.shape[:2]
         if height != width or not has_room(found.uvs, found.uv_faces, width):
@@ -107,7 +120,13 @@ def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
             done.append("unwrapped it: its layout had no room for occlusion")
         found = shaded(found)
         done.append("baked an occlusion map")
-    return placed(found, wanted), done
+    return found, done
+
+
+def bare(asset: Asset, mesh: Mesh) -> Asset:
+    """Another shape without a look, for a format that has none."""
+    grey = Material(torch.full((4, 4, 3), 0.5))
+    return replace(asset, mesh=mesh, uvs=torch.full((1, 2), 0.5), uv_faces=torch.zeros_like(mesh.faces), material=grey)
 
 
 def quietly(mesh: Mesh, budget: int) -> Mesh:
@@ -140,7 +159,7 @@ def roomy(asset: Asset, mesh: Mesh, side: int, normal_map: bool = False) -> Asse
         try:
             return refitted(asset, mesh, side, normal_map)
         except ValueError:
-            if side >= LARGEST_TEXTURE:
+            if side >= LARGEST_TEXTURE or len(mesh.faces) > MOST_FACES:
                 raise
             side *= 2
 
@@ -235,15 +254,14 @@ def collider_name(wanted: Wanted, number: int) -> str:
     return (wanted.preset.collider or "{name}_collider_{number:02d}").format(name=wanted.name, number=number)
 
 
-def encoded_colliders(bodies: list[Mesh], wanted: Wanted) -> dict[str, bytes]:
+def encoded_colliders(bodies: list[Mesh], like: Asset, wanted: Wanted) -> dict[str, bytes]:
     """In a file of their own, as an asset in one colour."""
     counts = [len(body.vertices) for body in bodies]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     faces = torch.cat([body.faces + start for body, start in zip(bodies, starts, strict=True)])
     mesh = Mesh(torch.cat([body.vertices for body in bodies]), faces)
-    grey = Material(torch.full((4, 4, 3), 0.5))
     name = f"{wanted.name}_collider"
-    asset = Asset(name, mesh, torch.full((1, 2), 0.5), torch.zeros_like(faces), grey)
+    asset = bare(replace(like, name=name), mesh)
     return encoded(oriented(asset, wanted), f"{name}{wanted.suffix}", {})
 
 

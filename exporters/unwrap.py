@@ -15,6 +15,7 @@ from torch import Tensor
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import ops
 
+MOST_FACES = 60_000  # xatlas 0.0.11 ends the process on meshes that are not much larger
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
 MOST_WORK = 2**28  # texels to look at for overlaps
@@ -23,8 +24,10 @@ MOST_WORK = 2**28  # texels to look at for overlaps
 def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
     """UVs and their indices corner by corner; charts keep `gutter` texels apart on a square of `texture_size` texels.
 
-    Raises ValueError when the charts do not fit.
+    Raises ValueError when the charts do not fit, and for more than MOST_FACES triangles.
     """
+    if len(mesh.faces) > MOST_FACES:
+        raise ValueError(f"cannot unwrap {len(mesh.faces)} triangles; simplify to at most {MOST_FACES} first")
     flat, uv_faces = _charts(mesh)
     share = 0.7  # of the square, about the most that the packer fills
     while share > 1e-3:
