@@ -15,7 +15,7 @@ from torch import Tensor
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import ops
 
-MOST_FACES = 60_000  # xatlas 0.0.11 ends the process on meshes that are not much larger
+MOST_FACES = 60_000  # xatlas 0.0.11 takes minutes for more, and ended the process on spheres of 81,920
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
 MOST_WORK = 2**28  # texels to look at for overlaps

@@ -161,7 +161,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: cpu, cuda, mps"),
         ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
         ([BARREL, "--steps", "0"], "--steps is 0; it must lie between 1 and 100000"),
-        ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 200000"),
+        ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 60000"),
         ([BARREL, "--texture-size", "8192"], "--texture-size is 8192; it must lie between 64 and 4096"),
         ([BARREL, "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for example 1024"),
         ([BARREL, "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
@@ -287,7 +287,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     for flag in flags.split():
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text
-    assert "100 to 200000" in text
+    assert "100 to 60000" in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "text"]
     for known in (*recipes, *(suffix[1:] for suffix in ENCODERS)):
         assert known in text

@@ -14,7 +14,7 @@ from threed.errors import Mistake, unknown
 
 SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
-FACES = (100, 200_000)
+FACES = (100, 60_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
 
