@@ -78,7 +78,7 @@ class Folder:
     def read(self, name: str) -> bytes:
         """Raises ValueError for a file that is elsewhere, missing or too large."""
         root = self.path.resolve()
-        path = (root / name.replace("\\", "/").strip()).resolve()
+        path = (root / name.replace("\\", "/")).resolve()
         if not path.is_relative_to(root):
             raise ValueError(f"it names {name!r}, which is outside its folder")
         if not path.is_file():

@@ -25,7 +25,7 @@ class _Beside(trimesh.resolvers.Resolver):  # type: ignore[misc]
         self.folder = folder
 
     def get(self, name: str) -> bytes:
-        return self.folder.read(name)
+        return self.folder.read(name.strip())
 
     def keys(self) -> list[str]:
         return []

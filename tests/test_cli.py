@@ -128,7 +128,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
         (
             [BARREL, "--start", "cube"],
-            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj\)",
+            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj, \.ply, \.stl\)",
         ),
         (
             [BARREL, "--start", "no.glb"],

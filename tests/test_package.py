@@ -333,7 +333,7 @@ def test_mistakes_are_named_before_anything_is_written(flags, message, ball, tmp
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["椅子", "🪑 стул", 'it\'s "quoted" & <odd>', "a%20b#c?d", "é" * 60])
+@pytest.mark.parametrize("name", ["椅子", "🪑 стул", 'it\'s "quoted" & <odd>', "  a%20b#c?d", "é" * 60])
 def test_odd_names_go_out_and_come_back(name, ball, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export(ball, tmp_path / "it.glb")
