@@ -6,18 +6,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from threed.exporters import glb, obj
+from threed.exporters import files, glb, gltf, obj, ply, stl
 from threed.renderers.mesh import Asset
 
-WRITERS: dict[str, Callable[[Asset, Path], None]] = {".glb": glb.write, ".obj": obj.write}
+# The bytes of a file by its name, after those of the files that it names: whoever sees it finds them.
+ENCODERS: dict[str, Callable[[Asset, str], dict[str, bytes]]] = {
+    ".glb": glb.encode_files,
+    ".gltf": gltf.encode_files,
+    ".obj": obj.encode_files,
+    ".ply": ply.encode_files,
+    ".stl": stl.encode_files,
+}
 
 
 def export(asset: Asset, path: Path | str) -> None:
     """Write `asset` in the format that the suffix of `path` names. Raises ValueError for an unknown one, OSError."""
     path = Path(path)
-    if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"cannot write {path.suffix!r}; use one of {sorted(WRITERS)}")
-    WRITERS[path.suffix.lower()](asset, path)
+    if path.suffix.lower() not in ENCODERS:
+        raise ValueError(f"cannot write {path.suffix!r}; use one of {sorted(ENCODERS)}")
+    for name, content in ENCODERS[path.suffix.lower()](asset, path.name).items():
+        files.write(path.with_name(name), content)
+
+
+def centre(asset: Asset) -> Asset:
+    """With the middle of its box at the origin."""
+    vertices = asset.mesh.vertices
+    middle = (vertices.amin(0) + vertices.amax(0)) / 2
+    return replace(asset, mesh=asset.mesh.with_vertices(vertices - middle))
 
 
 def place(asset: Asset, height: float) -> Asset:

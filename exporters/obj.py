@@ -18,15 +18,18 @@ from threed.renderers.mesh import Asset, Material
 SUFFIXES = {"map_Kd": "", "map_Pr": "_roughness", "map_Pm": "_metallic", "norm": "_normal"}
 
 
-def write(asset: Asset, path: Path) -> None:
-    """The pictures and the material first: whoever sees the OBJ finds what it names. Raises OSError."""
-    found = pictures(asset.material)
-    names = {key: f"{path.stem}{SUFFIXES[key]}.png" for key in found}
-    for key, content in found.items():
-        files.write(path.with_name(names[key]), content)
-    material = path.with_suffix(".mtl")
-    files.write(material, encode_material(asset, names).encode())
-    files.write(path, encode(asset, material.name).encode())
+def encode_files(asset: Asset, name: str) -> dict[str, bytes]:
+    """The files' bytes by their names, `name` being that of the OBJ, which comes last.
+
+    The others have no space in theirs, at which many programs end a name.
+    """
+    stem, found = _word(Path(name).stem), pictures(asset.material)
+    names = {key: f"{stem}{SUFFIXES[key]}.png" for key in found}
+    material = f"{stem}.mtl"
+    return {names[key]: content for key, content in found.items()} | {
+        material: encode_material(asset, names).encode(),
+        name: encode(asset, material).encode(),
+    }
 
 
 def encode(asset: Asset, material_file: str) -> str:

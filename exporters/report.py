@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from threed.renderers.mesh import UNIT_SLACK, Asset, Material
+from threed.renderers.mesh import UNIT_SLACK, Asset, Material, Mesh
 
 
 def measure(asset: Asset) -> dict[str, object]:
@@ -19,11 +19,11 @@ def measure(asset: Asset) -> dict[str, object]:
         "vertices": len(mesh.vertices),
         "watertight": mesh.is_watertight,
         "volume": float(mesh.volume),
-        "area": float(_areas(mesh.corners).sum()),
+        "area": float(mesh.areas.sum()),
         "bounds": [mesh.vertices.amin(0).tolist(), mesh.vertices.amax(0).tolist()],
         "texture_size": list(asset.material.base_color.shape[:2]),
         "charts": _count_charts(asset.uv_faces),
-        "texel_use": float(_areas(_lifted(asset)).sum()),
+        "texel_use": float(_layout(asset).areas.sum()),
     }
 
 
@@ -59,18 +59,19 @@ def _verify_material(asset: Asset) -> None:
         if not 0 <= number <= 1:
             raise ValueError(f"{asset.name!r} has {what} {number:g}; use a number within 0 and 1")
     for what, texture in _textures(material).items():
-        shape = (*material.base_color.shape[:2], 2 if what == "roughness_metallic" else 3)
+        shape = (*material.base_color.shape[:2], {"roughness_metallic": 2, "occlusion": 1}.get(what, 3))
         if texture.shape != shape:
             raise ValueError(
                 f"{asset.name!r} has a {what} texture of shape {tuple(texture.shape)}, not {shape}; "
                 "bake all textures at one size"
             )
-    shine, normal = material.roughness_metallic, material.normal
-    if shine is not None and (shine.min() < 0 or shine.max() > 1):
-        span = (float(shine.min()), float(shine.max()))
-        raise ValueError(
-            f"{asset.name!r} has roughness and metallic from {span[0]:g} to {span[1]:g}, not within 0 and 1; clamp them"
-        )
+    normal = material.normal
+    for what, texels in (("roughness and metallic", material.roughness_metallic), ("occlusion", material.occlusion)):
+        if texels is not None and (texels.min() < 0 or texels.max() > 1):
+            span = (float(texels.min()), float(texels.max()))
+            raise ValueError(
+                f"{asset.name!r} has {what} from {span[0]:g} to {span[1]:g}, not within 0 and 1; clamp them"
+            )
     if normal is not None:
         length, lowest = normal.norm(dim=-1), float(normal[..., 2].min())
         span = (float(length.min()), float(length.max()))
@@ -90,19 +91,14 @@ def _textures(material: Material) -> dict[str, Tensor]:
         "base_color": material.base_color,
         "roughness_metallic": material.roughness_metallic,
         "normal": material.normal,
+        "occlusion": material.occlusion,
     }
     return {name: texture for name, texture in textures.items() if texture is not None}
 
 
-def _areas(corners: Tensor) -> Tensor:
-    """Of triangles [F 3 3]."""
-    a, b, c = corners.unbind(1)
-    return (b - a).cross(c - a, dim=-1).norm(dim=-1) / 2
-
-
-def _lifted(asset: Asset) -> Tensor:
-    """The UV layout as triangles [F 3 3] in the plane z = 0."""
-    return torch.nn.functional.pad(asset.uvs, (0, 1))[asset.uv_faces]
+def _layout(asset: Asset) -> Mesh:
+    """The UV layout as a surface in the plane z = 0."""
+    return Mesh(torch.nn.functional.pad(asset.uvs, (0, 1)), asset.uv_faces)
 
 
 def _count_charts(uv_faces: Int[Tensor, "F 3"]) -> int:

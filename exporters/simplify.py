@@ -49,8 +49,10 @@ def _collapsed(mesh: Mesh, faces: int, aggressiveness: int) -> Mesh:
 
 
 def _as_solid(smaller: Mesh, mesh: Mesh) -> bool:
+    if not mesh.is_watertight:  # and so has no volume
+        return len(smaller.faces) > 0 and bool(smaller.vertices.isfinite().all())
     near = (smaller.volume - mesh.volume).abs() <= 0.05 * mesh.volume.abs()  # false where it is not finite
-    return bool(near) and smaller.is_watertight >= mesh.is_watertight
+    return bool(near) and smaller.is_watertight
 
 
 def _topology(mesh: Mesh) -> int:

@@ -15,15 +15,19 @@ from torch import Tensor
 from threed.renderers.mesh import Mesh
 from threed.renderers.ops import ops
 
+MOST_FACES = 60_000  # xatlas 0.0.11 takes minutes for more, and ended the process on spheres of 81,920
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
+MOST_WORK = 2**28  # texels to look at for overlaps
 
 
 def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
     """UVs and their indices corner by corner; charts keep `gutter` texels apart on a square of `texture_size` texels.
 
-    Raises ValueError when the charts do not fit.
+    Raises ValueError when the charts do not fit, and for more than MOST_FACES triangles.
     """
+    if len(mesh.faces) > MOST_FACES:
+        raise ValueError(f"cannot unwrap {len(mesh.faces)} triangles; simplify to at most {MOST_FACES} first")
     flat, uv_faces = _charts(mesh)
     share = 0.7  # of the square, about the most that the packer fills
     while share > 1e-3:
@@ -39,10 +43,25 @@ def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor
 def has_room(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> bool:
     """Whether a layout that came with a mesh can hold a new texture: it is not a palette's, and nothing overlaps."""
     area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
+    return area > ROOM and overlap(uvs, uv_faces, texture_size) < OVERLAP
+
+
+def overlap(uvs: Float[Tensor, "T 2"], uv_faces: Int[Tensor, "F 3"], texture_size: int) -> float:
+    """How much more area the triangles of a layout have than they cover, as a share of what they cover.
+
+    0 where it covers nothing; parts outside [0, 1] count as lying on top of the rest. A layout larger than the texture
+    is taken to cover all of it, and one of very many needles is looked at more coarsely.
+    """
+    area = _area(uvs.detach().cpu().double().numpy(), uv_faces.cpu().numpy())
+    if area > 1 + OVERLAP:
+        return area - 1
+    boxes = uvs[uv_faces].amax(1) - uvs[uv_faces].amin(1)
+    work = float(boxes.clamp(max=1).prod(dim=-1).sum())  # textures that the rasterizer walks through
+    texture_size = min(texture_size, max(64, int((MOST_WORK / max(work, 1e-9)) ** 0.5)))
     clip = torch.nn.functional.pad(uvs.detach() * 2 - 1, (0, 2)) + uvs.new_tensor([0, 0, 0, 1])
     fragments = ops(uvs.device).rasterize(clip[None], uv_faces, texture_size, texture_size)
     covered = (fragments.face >= 0).float().mean().item()
-    return area > ROOM and area < covered * (1 + OVERLAP)
+    return area / covered - 1 if covered else 0.0
 
 
 def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"]]:

@@ -32,6 +32,10 @@ class Mesh:
         return torch.nn.functional.normalize(self._area_vectors(), dim=-1)
 
     @property
+    def areas(self) -> Float[Tensor, "F"]:
+        return self._area_vectors().norm(dim=-1) / 2
+
+    @property
     def vertex_normals(self) -> Float[Tensor, "V 3"]:
         """Unit normals, the area-weighted mean of the faces around a vertex."""
         total = torch.zeros_like(self.vertices)
@@ -100,6 +104,7 @@ class Material:
     metallic: float = 0.0
     roughness_metallic: Float[Tensor, "H W 2"] | None = None  # linear, each in [0, 1]; green and blue in glTF's PNG
     normal: Float[Tensor, "H W 3"] | None = None  # unit vectors in tangent space, x right, y up, z > 0; see `tangents`
+    occlusion: Float[Tensor, "H W 1"] | None = None  # linear, the share of ambient light that arrives
 
 
 @dataclass(frozen=True)

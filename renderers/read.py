@@ -1,33 +1,41 @@
-"""Mesh files become assets: GLB, glTF and OBJ, with everything in them gathered into one mesh and one material.
+"""Mesh files become assets, with everything in them gathered into one mesh and one material.
 
 Files are not trusted: what is too large, empty, broken or not finite raises ValueError. glTF's colour factors and
-vertex colours are linear, OBJ's are taken as display sRGB; textures are display sRGB in both. Opacity is ignored.
-Roughness, metallic and normal maps are glTF's alone; pictures of another size than the base colour's take that size,
-normals as if at scale 1. Where a base colour comes from vertices, a normal map is left out.
+vertex colours are linear, those of OBJ and PLY are taken as display sRGB; textures are display sRGB in all. Opacity is
+ignored, and so are colliders. Roughness, metallic, normal and occlusion maps are glTF's alone; pictures of another size
+than the base colour's take that size, normals as if at scale 1. Where a base colour comes from vertices, a normal map
+is left out.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from trimesh.visual import ColorVisuals
-from trimesh.visual.material import PBRMaterial
 
+from threed.renderers import gltf, trimeshes
 from threed.renderers.colour import linear_from_srgb, srgb_from_linear
+from threed.renderers.document import MOST_BYTES, Document, Primitive, Skin
 from threed.renderers.mesh import UNIT_SLACK, Asset, Material, Mesh
 
-SUFFIXES = (".glb", ".gltf", ".obj")
-MOST_BYTES = 256 * 2**20
-MOST_FACES = 2_000_000
+FORMATS = {
+    ".glb": gltf.document,
+    ".gltf": gltf.document,
+    ".obj": trimeshes.document,
+    ".ply": trimeshes.document,
+    ".stl": trimeshes.document,
+}
+SUFFIXES = tuple(FORMATS)
 MOST_TEXELS = 2048  # along a side of one texture; larger ones are reduced
+MOST_LARGE = 4  # textures that may be so large; more of them are reduced to as many texels
 SWATCH = 4  # texels along a side of a plain colour
 GUTTER = 2  # texels between textures, copies of their borders
 UPWARD = np.array([0, 0, 1], np.float32)  # a normal map that changes nothing
@@ -35,43 +43,65 @@ UPWARD = np.array([0, 0, 1], np.float32)  # a normal map that changes nothing
 
 @dataclass(frozen=True)
 class Part:
-    """One mesh of a file with a texture of its own; UVs as in `mesh`, within [0, 1]."""
+    """What of a file has a texture of its own; UVs as in `mesh`, within [0, 1]."""
 
     vertices: Float[np.ndarray, "V 3"]
     faces: Int[np.ndarray, "F 3"]
     uvs: Float[np.ndarray, "T 2"]
     uv_faces: Int[np.ndarray, "F 3"]
-    image: Float[np.ndarray, "H W C"]  # display sRGB; then, if any part has one, roughness, metallic and normal
-
-
-@dataclass(frozen=True)
-class Skin:
-    """What of a file's material is used; pictures are RGB, at their own sizes."""
-
-    color: Image.Image | None  # display sRGB
-    factor: Float[np.ndarray, "3"]  # multiplies it
-    shine: Image.Image | None  # green is roughness, blue metallic
-    roughness: float  # multiplies it
-    metallic: float
-    bumps: Image.Image | None  # normals
+    image: Float[np.ndarray, "H W C"]  # display sRGB; then, if any has one, roughness, metallic, normal, occlusion
 
 
 def read(path: Path | str) -> Asset:
     """The whole content of a mesh file; its positions are welded. Raises ValueError for files that cannot be used."""
     path = Path(path)
-    meshes = _meshes(path)
-    skins = [_skin(getattr(mesh.visual, "material", None)) for mesh in meshes]
+    found = opened(path)
+    return gathered(usable(found, path), found.linear, path.stem)
+
+
+def opened(path: Path | str) -> Document:
+    """A mesh file as it is. Raises ValueError for one that is missing, unknown, too large or cannot be parsed."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"cannot read {str(path)!r}; use one of {list(SUFFIXES)}")
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}; check the path")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{str(path)!r} is larger than {MOST_BYTES >> 20} MiB; simplify it first")
+    try:
+        return FORMATS[path.suffix.lower()](path)
+    except Exception as error:  # whatever a malformed file makes the parser trip over
+        raise ValueError(f"{str(path)!r} cannot be parsed ({error}); export it again") from error
+
+
+def usable(document: Document, path: Path) -> list[Primitive]:
+    """What there is to see. Raises ValueError where there is nothing, or where it is not finite."""
+    found = [each for each in document.primitives if len(each.faces) and not each.is_collider]
+    if not found:
+        raise ValueError(f"{str(path)!r} has no triangles; export a triangle mesh")
+    for each in found:
+        if not all(x is None or np.isfinite(x).all() for x in (each.vertices, each.uvs, each.colours)):
+            raise ValueError(f"{str(path)!r} has coordinates that are not finite; export it again")
+        if each.faces.min() < 0 or each.faces.max() >= len(each.vertices):
+            raise ValueError(f"{str(path)!r} has triangles between vertices it does not have; export it again")
+    return found
+
+
+def gathered(primitives: Sequence[Primitive], linear: bool, name: str) -> Asset:
+    """One mesh, its positions welded in the order in which they first come, and one material."""
+    merged = joined(primitives)
+    skins = [each.skin for each in merged]
     shines = any(skin.shine for skin in skins) or len({(skin.roughness, skin.metallic) for skin in skins}) > 1
-    bumpy = any(skin.bumps for skin in skins)
-    linear = path.suffix.lower() != ".obj"
-    parts = [_part(mesh, skin, linear, shines or bumpy) for mesh, skin in zip(meshes, skins, strict=True)]
+    bumpy, dim = (any(getattr(skin, key) for skin in skins) for key in ("bumps", "occlusion"))
+    textured = sum(1 for skin in skins if skin.color or skin.shine or skin.bumps or skin.occlusion)
+    side = int(MOST_TEXELS / max(1, math.sqrt(textured / MOST_LARGE)))
+    parts = [_part(each, linear, shines or bumpy or dim, side) for each in merged]
     atlas, uvs = _atlas(parts)
-    vertices, new = np.unique(np.concatenate([part.vertices for part in parts]), axis=0, return_inverse=True)
-    faces = new.reshape(-1)[_stacked([part.faces for part in parts], [len(part.vertices) for part in parts])]
+    vertices, faces = welded(merged)
     uv_faces = _stacked([part.uv_faces for part in parts], [len(part.uvs) for part in parts])
     solid = (faces != np.roll(faces, 1, axis=1)).all(1)  # welding may close a triangle up
     return Asset(
-        path.stem,
+        name,
         Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces[solid])),
         torch.from_numpy(uvs).float(),
         torch.from_numpy(uv_faces[solid]),
@@ -80,9 +110,42 @@ def read(path: Path | str) -> Asset:
             roughness=skins[0].roughness,
             metallic=skins[0].metallic,
             roughness_metallic=_tensor(atlas[..., 3:5]) if shines else None,
-            normal=_tensor(_unit(atlas[..., 5:])) if bumpy else None,
+            normal=_tensor(_unit(atlas[..., 5:8])) if bumpy else None,
+            occlusion=_tensor(atlas[..., 8:]) if dim else None,
         ),
     )
+
+
+def joined(primitives: Sequence[Primitive]) -> list[Primitive]:
+    """One for all that look alike, so that a texture which many share is there once."""
+    alike = defaultdict[tuple[int, bool, bool], list[Primitive]](list)
+    for each in primitives:
+        alike[id(each.skin), each.uvs is None, each.colours is None].append(each)
+    return [group[0] if len(group) == 1 else _together(group) for group in alike.values()]
+
+
+def _together(group: list[Primitive]) -> Primitive:
+    first = group[0]
+    return replace(
+        first,
+        vertices=np.concatenate([each.vertices for each in group]),
+        faces=_stacked([each.faces for each in group], [len(each.vertices) for each in group]),
+        uvs=None if first.uvs is None else np.concatenate([each.uvs for each in group]),
+        colours=None if first.colours is None else np.concatenate([each.colours for each in group]),
+        normals=None,
+        tangents=None,
+    )
+
+
+def welded(primitives: Sequence[Primitive]) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
+    """Positions that differ, in the order in which they first come, and all faces between them."""
+    points = np.concatenate([each.vertices for each in primitives])
+    _, first, index = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    faces = _stacked([each.faces for each in primitives], [len(each.vertices) for each in primitives])
+    return points[first[order]], np.ascontiguousarray(place[index.reshape(-1)][faces])
 
 
 def normalised(mesh: Mesh) -> Mesh:
@@ -95,96 +158,53 @@ def normalised(mesh: Mesh) -> Mesh:
     return mesh.with_vertices(centred / radius)
 
 
-def _meshes(path: Path) -> list[trimesh.Trimesh]:
-    """The triangle meshes of a file, in the world; all of it checked."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"cannot read {str(path)!r}; use one of {list(SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}; check the path")
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{str(path)!r} is larger than {MOST_BYTES >> 20} MiB; simplify it first")
-    try:
-        scene = trimesh.load_scene(path, process=False)
-        placed = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
-        count = sum(len(part.faces) for part in placed if isinstance(part, trimesh.Trimesh))
-        # Counted before they are copied: a small file can place one mesh any number of times.
-        parts = scene.dump() if count <= MOST_FACES else []
-    except Exception as error:  # whatever a malformed file makes the parser trip over
-        raise ValueError(f"{str(path)!r} cannot be parsed ({error}); export it again") from error
-    if count > MOST_FACES:
-        raise ValueError(f"{str(path)!r} has more than {MOST_FACES} triangles; simplify it first")
-    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-    if not meshes:
-        raise ValueError(f"{str(path)!r} has no triangles; export a triangle mesh")
-    for mesh in meshes:
-        uv = getattr(mesh.visual, "uv", None)
-        if not np.isfinite(mesh.vertices).all() or (uv is not None and not np.isfinite(uv).all()):
-            raise ValueError(f"{str(path)!r} has coordinates that are not finite; export it again")
-        if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-            raise ValueError(f"{str(path)!r} has triangles between vertices it does not have; export it again")
-    return meshes
-
-
-def _part(mesh: trimesh.Trimesh, skin: Skin, linear: bool, detailed: bool) -> Part:
-    """A mesh with its texture, or with a palette of its plain colours."""
-    vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64)
-    colours, uv = _vertex_colours(mesh), getattr(mesh.visual, "uv", None)
+def _part(primitive: Primitive, linear: bool, detailed: bool, side: int) -> Part:
+    """With its texture, or with a palette of its plain colours."""
+    vertices, faces, skin = primitive.vertices, primitive.faces, reduced(primitive.skin, side)
+    colours, factor = primitive.colours, np.array(skin.factor)
     # Beside vertex colours, only a picture of the base colour is worth the UVs.
-    picture = skin.color or (None if colours is not None else skin.shine or skin.bumps)
-    if picture is not None and uv is not None and len(uv) == len(vertices):
+    picture = skin.color or (None if colours is not None else skin.shine or skin.bumps or skin.occlusion)
+    if picture is not None and primitive.uvs is not None:
         image = np.asarray(skin.color or Image.new("RGB", picture.size, "white"), np.float32) / 255
-        if (skin.factor != 1).any():
-            image = _dimmed(image, skin.factor) if linear else image * skin.factor
+        if (factor != 1).any():
+            image = _dimmed(image, factor) if linear else image * factor
         image = _detailed(image, skin) if detailed else image
-        return Part(vertices, faces, *_tiled(np.asarray(uv, float) * [1, -1] + [0, 1], faces, image))
-    shade = np.tile(skin.factor, (len(faces), 1)) if colours is None else colours[faces].mean(1) * skin.factor
+        return Part(vertices, faces, *_tiled(primitive.uvs, faces, image, side))
+    shade = np.tile(factor, (len(faces), 1)) if colours is None else colours[faces].mean(1) * factor
     uvs, uv_faces, image = _palette(_dimmed(np.ones(3), shade) if linear else shade)
     if detailed:
         mean = skin.shine and skin.shine.resize((1, 1), Image.Resampling.BOX)
-        image = _detailed(image, replace(skin, shine=mean, bumps=None))
+        image = _detailed(image, replace(skin, shine=mean, bumps=None, occlusion=None))
     return Part(vertices, faces, uvs, uv_faces, image)
 
 
-def _skin(material: Any) -> Skin:
-    if not isinstance(material, PBRMaterial):
-        picture, colour = _picture(getattr(material, "image", None)), getattr(material, "diffuse", None)
-        # MTL writers leave any Kd beside a picture.
-        return Skin(picture, _factor(None if picture else colour), None, roughness=1.0, metallic=0.0, bumps=None)
-    return Skin(
-        _picture(material.baseColorTexture),
-        _factor(material.baseColorFactor),
-        _picture(material.metallicRoughnessTexture),
-        roughness=_share(material.roughnessFactor),
-        metallic=_share(material.metallicFactor),
-        bumps=_picture(material.normalTexture),
+def reduced(skin: Skin, side: int) -> Skin:
+    """The same with pictures of at most so many texels a side."""
+
+    def smaller(picture: Image.Image | None) -> Image.Image | None:
+        if picture is None or max(picture.size) <= side:
+            return picture
+        picture = picture.copy()
+        picture.thumbnail((side, side))
+        return picture
+
+    return replace(
+        skin,
+        color=smaller(skin.color),
+        shine=smaller(skin.shine),
+        bumps=smaller(skin.bumps),
+        occlusion=smaller(skin.occlusion),
     )
 
 
-def _picture(picture: Image.Image | None) -> Image.Image | None:
-    """At most as large as textures may be."""
-    if picture is None:
-        return None
-    picture = picture.convert("RGB")
-    picture.thumbnail((MOST_TEXELS, MOST_TEXELS))
-    return picture
-
-
-def _factor(colour: Any) -> Float[np.ndarray, "3"]:
-    return np.ones(3) if colour is None else np.asarray(colour, float)[:3] / 255
-
-
-def _share(number: float | None) -> float:
-    """A number within 0 and 1, which is 1 where glTF leaves it out."""
-    return 1.0 if number is None else min(1.0, max(0.0, number))
-
-
-def _detailed(image: Float[np.ndarray, "H W 3"], skin: Skin) -> Float[np.ndarray, "H W 8"]:
-    """The image with roughness, metallic and normals beside its colours."""
+def _detailed(image: Float[np.ndarray, "H W 3"], skin: Skin) -> Float[np.ndarray, "H W 9"]:
+    """The image with roughness, metallic, normals and occlusion beside its colours."""
     size = image.shape[1::-1]
     shine = np.asarray((skin.shine or Image.new("RGB", (1, 1), "white")).resize(size), np.float32)[..., 1:] / 255
     normal = np.asarray(skin.bumps.resize(size), np.float32) / 255 * 2 - 1 if skin.bumps else UPWARD
     factors = np.array([skin.roughness, skin.metallic], np.float32)
-    return np.concatenate([image, shine * factors, np.broadcast_to(normal, image.shape)], axis=-1)
+    red = np.asarray((skin.occlusion or Image.new("RGB", (1, 1), "white")).resize(size), np.float32)[..., :1] / 255
+    return np.concatenate([image, shine * factors, np.broadcast_to(normal, image.shape), red], axis=-1)
 
 
 def _unit(normals: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
@@ -194,20 +214,8 @@ def _unit(normals: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     return np.where(normals[..., 2:] > 0, normals, UPWARD)
 
 
-def _vertex_colours(mesh: trimesh.Trimesh) -> Float[np.ndarray, "V 3"] | None:
-    look = mesh.visual
-    if isinstance(look, ColorVisuals):
-        colours = look.vertex_colors if look.defined else None
-    else:
-        colours = getattr(look, "vertex_attributes", {}).get("color")
-    if colours is None:
-        return None
-    colours = np.asarray(colours)[:, :3]
-    return colours / (np.iinfo(colours.dtype).max if colours.dtype.kind == "u" else 1.0)
-
-
 def _tiled(
-    uv: Float[np.ndarray, "V 2"], faces: Int[np.ndarray, "F 3"], image: Float[np.ndarray, "H W C"]
+    uv: Float[np.ndarray, "V 2"], faces: Int[np.ndarray, "F 3"], image: Float[np.ndarray, "H W C"], side: int
 ) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"], Float[np.ndarray, "H2 W2 C"]]:
     """UVs within [0, 1] on a picture that repeats as often as one triangle asks for, up to eight times."""
     slack = 1e-3
@@ -216,7 +224,7 @@ def _tiled(
     corners = uv[faces]
     corners -= np.floor(corners.min(1, keepdims=True) + slack)
     repeats = np.ceil(corners.max((0, 1)) - slack).clip(1, 8).astype(int)
-    step = max(1, max(repeats[::-1] * image.shape[:2]) // MOST_TEXELS)
+    step = max(1, max(repeats[::-1] * image.shape[:2]) // side)
     image = np.tile(image[::step, ::step], (repeats[1], repeats[0], 1))
     return (corners / repeats).clip(0, 1).reshape(-1, 2), np.arange(faces.size).reshape(-1, 3), image
 

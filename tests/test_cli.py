@@ -19,7 +19,7 @@ from threed import __version__, cli, disk, doctor
 from threed.cli import main
 from threed.distill.losses import LOSSES
 from threed.errors import FULL, Failure, unknown
-from threed.exporters import WRITERS
+from threed.exporters import ENCODERS
 from threed.recipes import FAULTS, RECIPES
 from threed.run import Request, Run
 
@@ -128,7 +128,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
         (
             [BARREL, "--start", "cube"],
-            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj\)",
+            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj, \.ply, \.stl\)",
         ),
         (
             [BARREL, "--start", "no.glb"],
@@ -154,14 +154,14 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             [BARREL, "--recipe", "mvdream", "--loss", "nfsd"],
             "rescale is 0.5, and nfsd compares no contrasts; leave it at 0",
         ),
-        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, obj"),
-        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, obj"),
+        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
+        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
         ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: cpu, cuda, mps"),
         ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: cpu, cuda, mps"),
         ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
         ([BARREL, "--steps", "0"], "--steps is 0; it must lie between 1 and 100000"),
-        ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 200000"),
+        ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 60000"),
         ([BARREL, "--texture-size", "8192"], "--texture-size is 8192; it must lie between 64 and 4096"),
         ([BARREL, "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for example 1024"),
         ([BARREL, "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
@@ -287,9 +287,9 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     for flag in flags.split():
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text
-    assert "100 to 200000" in text
+    assert "100 to 60000" in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "text"]
-    for known in (*recipes, *(suffix[1:] for suffix in WRITERS)):
+    for known in (*recipes, *(suffix[1:] for suffix in ENCODERS)):
         assert known in text
 
 

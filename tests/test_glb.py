@@ -16,7 +16,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from threed.exporters import WRITERS, export, files, glb, place, report
+from threed.exporters import ENCODERS, export, files, glb, place, report
 from threed.exporters.bake import bake
 from threed.exporters.clean import clean
 from threed.exporters.simplify import simplify
@@ -368,9 +368,11 @@ def test_a_file_appears_whole_or_not_at_all(asset, tmp_path, monkeypatch):
 
 
 def test_an_unknown_suffix_names_the_known_ones(asset, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot write '.fbx'; use one of \['.glb', '.obj'\]"):
+    with pytest.raises(
+        ValueError, match=r"cannot write '.fbx'; use one of \['.glb', '.gltf', '.obj', '.ply', '.stl'\]"
+    ):
         export(asset, tmp_path / "a.fbx")
-    assert WRITERS.keys() == {".glb", ".obj"}
+    assert ENCODERS.keys() == {".glb", ".gltf", ".obj", ".ply", ".stl"}
 
 
 def test_placed_on_the_ground(asset):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from threed.cli import main
-from threed.exporters import WRITERS
+from threed.exporters import ENCODERS
 from threed.recipes import RECIPES
 from threed.run import Request, Run
 
@@ -100,11 +100,11 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         (["chair.png", "--elevation", "90"], "--elevation is 90.0; it must lie between -45 and 80"),
         (["chair.png", "--fov", "nan"], "--fov is nan; it must lie between 5 and 100"),
         (["chair.png", "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
-        (["chair.png", "--faces", "1"], "--faces is 1; it must lie between 100 and 200000"),
+        (["chair.png", "--faces", "1"], "--faces is 1; it must lie between 100 and 60000"),
         (["chair.png", "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for .* 1024"),
         (["chair.png", "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
         (["chair.png", "--format"], "--format names nothing; give at least one, for example: --format glb"),
-        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, obj"),
+        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
         (["chair.png", "--resume", "--overwrite"], "--resume and --overwrite contradict each other; give one of them"),
         (
             ["chair.png", "--recipe", "instant"],
@@ -192,7 +192,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
     for flag in (*flags.split(), *["loss", "scale", "negative", "start", "steps", "device", "resume", "overwrite"]):
         assert f"--{flag} " in text
     recipes = [recipe.name for recipe in RECIPES.values() if recipe.wants == "picture"]
-    for known in (*recipes, *(suffix[1:] for suffix in WRITERS), 'threed image chair.jpg --prompt "a wooden chair"'):
+    for known in (*recipes, *(suffix[1:] for suffix in ENCODERS), 'threed image chair.jpg --prompt "a wooden chair"'):
         assert known in text
 
 

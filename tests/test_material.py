@@ -15,6 +15,7 @@ from trimesh.visual.material import PBRMaterial
 
 from threed.exporters import export, glb, report
 from threed.exporters.unwrap import unwrap
+from threed.renderers import gltf
 from threed.renderers import read as reading
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import read
@@ -168,7 +169,12 @@ def test_different_numbers_become_a_texture(tmp_path):
 
 
 def test_beside_vertex_colours_the_mean_of_the_shine_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_vertex_colours", lambda mesh: np.tile([0.0, 1, 0], (len(mesh.vertices), 1)))
+    def coloured(path):
+        found = gltf.document(path)
+        green = (replace(each, colours=np.tile([0.0, 1, 0], (len(each.vertices), 1))) for each in found.primitives)
+        return replace(found, primitives=tuple(green))
+
+    monkeypatch.setitem(reading.FORMATS, ".glb", coloured)
     shine = picture([(0, 0, 255), (0, 102, 255)])
     material = loaded(tmp_path, sheet(metallicRoughnessTexture=shine, normalTexture=noise(2))).material
     assert (material.base_color == torch.tensor([0.0, 1, 0])).all()

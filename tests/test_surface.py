@@ -12,8 +12,8 @@ from torch.nn import functional
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from threed.exporters import glb, obj
-from threed.renderers import light, surface
+from threed.exporters import export
+from threed.renderers import gltf, light, surface
 from threed.renderers import read as reading
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
@@ -146,14 +146,14 @@ def test_a_textured_glb_is_read_whole_and_upright(tmp_path):
     assert corner_colours(seen_from_front(asset)) == UPRIGHT
 
 
-@pytest.mark.parametrize("write", [glb.write, obj.write], ids=["glb", "obj"])
-def test_what_the_exporters_write_is_read_back(tmp_path, write):
+@pytest.mark.parametrize("suffix", ["glb", "gltf", "obj"])
+def test_what_the_exporters_write_is_read_back(tmp_path, suffix):
     sphere = mesh_from(trimesh.creation.icosphere(1))
     uvs = torch.rand(len(sphere.faces) * 3, 2, generator=torch.Generator().manual_seed(0))
     picture = torch.randint(0, 256, (16, 8, 3), generator=torch.Generator().manual_seed(1)) / 255
     asset = Asset("ball", sphere, uvs, torch.arange(len(uvs)).view(-1, 3), Material(picture))
-    path = tmp_path / f"ball.{write.__module__.rpartition('.')[2]}"
-    write(asset, path)
+    path = tmp_path / f"ball.{suffix}"
+    export(asset, path)
     again = read(path)
     assert len(again.mesh.vertices) == len(sphere.vertices)
     assert torch.equal((again.material.base_color * 255).round(), (picture * 255).round())
@@ -211,7 +211,7 @@ def test_normalised_touches_the_unit_sphere():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.fbx", b"", "use one of ['.glb', '.gltf', '.obj']"),
+        ("a.fbx", b"", "use one of ['.glb', '.gltf', '.obj', '.ply', '.stl']"),
         ("a.glb", None, "there is no file"),
         ("a.glb", b"not a mesh at all", "cannot be parsed"),
         ("a.gltf", b"{", "cannot be parsed"),
@@ -232,8 +232,8 @@ def test_unusable_files_are_named_with_a_remedy(tmp_path, name, content, message
 def test_files_and_meshes_that_are_too_large_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "poster.glb"
     poster(quadrants()).export(path)
-    monkeypatch.setattr(reading, "MOST_FACES", 1)
-    with pytest.raises(ValueError, match=r"poster.glb.*more than 1 triangles; simplify it first"):
+    monkeypatch.setattr(gltf, "MOST_FACES", 1)
+    with pytest.raises(ValueError, match=r"poster.glb.*more than 1 triangles; simplify it"):
         read(path)
     monkeypatch.setattr(reading, "MOST_BYTES", 100)
     with pytest.raises(ValueError, match=r"poster.glb.*larger than 0 MiB; simplify it first"):

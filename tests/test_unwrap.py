@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from threed.exporters.unwrap import unwrap
+from threed.exporters.unwrap import MOST_FACES, unwrap
 from threed.renderers.mesh import Mesh
 
 SIZE = 256
@@ -125,3 +125,9 @@ def test_the_same_mesh_gives_the_same_layout():
 def test_a_texture_too_small_is_refused():
     with pytest.raises(ValueError, match="do not fit 8 texels with a gutter of 4; use a larger texture"):
         unwrap(bumpy(), 8)
+
+
+def test_more_triangles_than_xatlas_survives_are_refused():
+    faces = torch.zeros(MOST_FACES + 1, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="cannot unwrap 60001 triangles; simplify to at most 60000 first"):
+        unwrap(Mesh(torch.zeros(1, 3), faces), 64)

@@ -1,5 +1,4 @@
-"""The command line: `threed text PROMPT`, `threed image PICTURE`, `threed edit`, `threed view`, `threed prior ...`,
-`threed doctor`.
+"""The command line: `threed text`, `image`, `edit`, `export`, `check`, `view`, `prior ...`, `doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, image_cli, prior_cli, view_cli
+from threed import __version__, check_cli, export_cli, image_cli, prior_cli, view_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake, unknown
 from threed.flags import (
@@ -89,6 +88,8 @@ ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine
   threed text "a wooden barrel"
   threed image chair.png                                     # or out of a picture
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"    # change it
+  threed export outputs/a-wooden-barrel-0 --preset godot --output barrel.glb    # LODs, colliders, budgets
+  threed check barrel.glb                                    # judge any mesh file
   threed view                                                # look at all that was made
   threed prior train --help                                  # learn from your own assets
   threed --version
@@ -136,6 +137,8 @@ Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
     | Annotated[image_cli.Picture, tyro.conf.subcommand("image", description=image_cli.HELP, prefix_name=False)]
     | Annotated[Edit, tyro.conf.subcommand("edit", description=EDIT_HELP, prefix_name=False)]
+    | Annotated[export_cli.Export, tyro.conf.subcommand("export", description=export_cli.HELP, prefix_name=False)]
+    | Annotated[check_cli.Check, tyro.conf.subcommand("check", description=check_cli.HELP, prefix_name=False)]
     | Annotated[view_cli.View, tyro.conf.subcommand("view", description=view_cli.HELP, prefix_name=False)]
     | Annotated[prior_cli.Prior, tyro.conf.subcommand("prior", description=prior_cli.PRIOR_HELP, prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=DOCTOR_HELP, prefix_name=False)]
@@ -160,7 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from threed import doctor
 
             return doctor.main()
-        if isinstance(command, prior_cli.Prior):
+        if isinstance(command, check_cli.Check):
+            return check_cli.main(command)
+        if isinstance(command, export_cli.Export):
+            export_cli.main(command)
+        elif isinstance(command, prior_cli.Prior):
             prior_cli.main(command.command)
         elif isinstance(command, view_cli.View):
             view_cli.main(command)
@@ -264,12 +271,12 @@ def recipe_for(what: str, name: str) -> Recipe:
 
 def formats_of(names: Sequence[str]) -> tuple[str, ...]:
     """File formats, each once. Raises Mistake."""
-    from threed.exporters import WRITERS
+    from threed.exporters import ENCODERS
 
     formats = tuple(dict.fromkeys(name.lower().lstrip(".") for name in names))
     for name in formats:
-        if f".{name}" not in WRITERS:
-            raise unknown("format", name, (suffix[1:] for suffix in WRITERS))
+        if f".{name}" not in ENCODERS:
+            raise unknown("format", name, (suffix[1:] for suffix in ENCODERS))
     return formats
 
 

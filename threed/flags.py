@@ -15,7 +15,7 @@ from threed.errors import Mistake, unknown
 SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
 SCALE = (0.0, 1000.0)
-FACES = (100, 200_000)
+FACES = (100, 60_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
 
@@ -37,7 +37,7 @@ LossName = Annotated[
     said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
 ]
 Scale = Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")]
-Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, obj.")]
+Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
 ]

@@ -24,9 +24,13 @@ from threed.recipes import Recipe
 FILES = (
     "recipe.json",
     "asset.glb",
+    "asset.gltf",
+    "asset.bin",
     "asset.obj",
     "asset.mtl",
     "asset.png",
+    "asset.ply",
+    "asset.stl",
     "preview.png",
     "turntable.webp",
     "report.json",

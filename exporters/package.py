@@ -1,0 +1,271 @@
+"""An asset becomes the files that one place wants: mended, in its budget, with levels of detail and colliders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from threed.exporters import ENCODERS, centre, closed, glb, gltf
+from threed.exporters.collider import convex_parts, hull
+from threed.exporters.occlusion import shaded
+from threed.exporters.presets import Preset
+from threed.exporters.repair import repaired
+from threed.exporters.report import verify
+from threed.exporters.simplify import simplify
+from threed.exporters.transfer import refitted
+from threed.exporters.unwrap import MOST_FACES, has_room
+from threed.renderers.mesh import Asset, Material, Mesh
+
+SMALLEST_TEXTURE, PLAIN_TEXTURE = 64, 512  # texels a side: of the last level; of what had a palette only
+LARGEST_TEXTURE = 4096  # of a level or a new layout whose charts fit on nothing smaller
+BARE = ".stl"  # the format without a look
+UNITLESS = {".obj", ".ply", ".stl"}  # formats that fix neither axes nor unit
+NAMED = {".glb": glb.encode_files, ".gltf": gltf.encode_files}  # formats in which colliders go by their names
+COLLIDERS = ("none", "hull", "parts")
+Z_UP = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # from +Y up; the front is then on -Y
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of an asset."""
+
+    preset: Preset
+    suffix: str  # of the file
+    name: str  # of the asset and its files
+    height: float | None = None  # metres; None: as tall as it is
+    triangles: int | None = None  # at most; None: what the preset has
+    texels: int | None = None  # along a side of a new or larger texture; None: what it had, or the preset's most
+    lods: bool = True
+    collider: str | None = None  # one of COLLIDERS; None: a hull where the preset has a name for it
+    watertight: bool | None = None  # None: where the preset asks for it
+    normal_map: bool = False  # bake the shape that simplification takes away
+    occlusion: bool = False  # bake an occlusion map of each file
+
+
+@dataclass(frozen=True)
+class Package:
+    """Files by their names, the main one first, and what was done to make them, in words."""
+
+    files: dict[str, bytes]
+    assets: dict[str, Asset]
+    done: list[str]
+
+
+def packed(asset: Asset, wanted: Wanted) -> Package:
+    """Everything that is to be written. Raises ValueError for what cannot be made fit."""
+    main, done = fitted(replace(asset, name=wanted.name), wanted)
+    verify(main, watertight=wants_watertight(wanted))
+    bodies, more = colliders(main, wanted)
+    done += more
+    assets = {f"{wanted.name}{wanted.suffix}": main}
+    for level in levels(main, wanted) if wanted.lods else ():
+        assets[f"{level.name}{wanted.suffix}"] = level
+        done.append(f"made {level.name}{wanted.suffix} of {len(level.mesh.faces)} triangles")
+    found = dict[str, bytes]()
+    apart = wanted.preset.collider is None or wanted.suffix not in NAMED
+    named = {collider_name(wanted, number): body for number, body in enumerate(bodies)}
+    for name, level in assets.items():
+        found |= encoded(oriented(level, wanted), name, named if level is main and not apart else {})
+    if bodies and apart:
+        found |= encoded_colliders(bodies, main, wanted)
+    return Package(found, assets, done)
+
+
+def wants_watertight(wanted: Wanted) -> bool:
+    return wanted.preset.watertight if wanted.watertight is None else wanted.watertight
+
+
+def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
+    """Mended, closed if it must be, within the budgets, in its place; and what was done, in words."""
+    found, done = repaired(asset)
+    mesh, shaping = reshaped(found, wanted)
+    found, painting = dressed(found, mesh, wanted)
+    return placed(found, wanted), done + shaping + painting
+
+
+def reshaped(asset: Asset, wanted: Wanted) -> tuple[Mesh, list[str]]:
+    """Closed if it must be, and of few enough triangles; the same mesh where there was nothing to do."""
+    mesh, done = closed.closed(asset) if wants_watertight(wanted) else (asset.mesh, [])
+    budget = wanted.triangles or wanted.preset.triangles
+    if wanted.suffix != BARE and (mesh is not asset.mesh or len(mesh.faces) > budget):
+        budget = min(budget, MOST_FACES)  # it will be unwrapped
+    if len(mesh.faces) > budget:
+        before, mesh = len(mesh.faces), quietly(mesh, budget)
+        done = [*done, f"simplified {before} triangles to {len(mesh.faces)}"]
+    return mesh, done
+
+
+def dressed(asset: Asset, mesh: Mesh, wanted: Wanted) -> tuple[Asset, list[str]]:
+    """The look of the asset on a mesh that may be its own, in textures that the preset takes."""
+    if wanted.suffix == BARE:
+        return bare(asset, mesh), []
+    found, done = asset, list[str]()
+    if mesh is not asset.mesh:
+        found = roomy(asset, mesh, texture_size(asset.material, wanted), wanted.normal_map)
+        texels = len(found.material.base_color)
+        done.append(f"unwrapped it and baked its look onto {texels} x {texels} texels")
+    elif (material := resized(asset.material, wanted)) is not asset.material:
+        height, width = material.base_color.shape[:2]
+        found = replace(asset, material=material)
+        done.append(f"resized its textures to {width} x {height}")
+    if (wanted.occlusion or asset.material.occlusion is not None) and found.material.occlusion is None:
+        height, width = found.material.base_color.shape[:2]
+        if height != width or not has_room(found.uvs, found.uv_faces, width):
+            found = roomy(found, found.mesh, texture_size(found.material, wanted), wanted.normal_map)
+            done.append("unwrapped it: its layout had no room for occlusion")
+        found = shaded(found)
+        done.append("baked an occlusion map")
+    return found, done
+
+
+def bare(asset: Asset, mesh: Mesh) -> Asset:
+    """Another shape without a look, for a format that has none."""
+    grey = Material(torch.full((4, 4, 3), 0.5))
+    return replace(asset, mesh=mesh, uvs=torch.full((1, 2), 0.5), uv_faces=torch.zeros_like(mesh.faces), material=grey)
+
+
+def quietly(mesh: Mesh, budget: int) -> Mesh:
+    """Simplified; where the budget would tear it, it keeps more, and what is written says how many."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return simplify(mesh, budget)
+
+
+def levels(main: Asset, wanted: Wanted) -> Iterator[Asset]:
+    """Levels of detail: fewer triangles, and a texture half as large for each level, as long as there are fewer.
+
+    They are unwrapped anew, because quadric collapses do not respect the seams of a layout. Raises ValueError.
+    """
+    before = len(main.mesh.faces)
+    for number, share in enumerate(wanted.preset.lods, 1):
+        mesh = quietly(main.mesh, max(4, round(len(main.mesh.faces) * share)))
+        if len(mesh.faces) >= before:
+            return
+        before = len(mesh.faces)
+        level = roomy(main, mesh, max(SMALLEST_TEXTURE, texture_size(main.material, wanted) >> number))
+        level = shaded(level) if main.material.occlusion is not None else level
+        verify(level, watertight=wants_watertight(wanted))
+        yield replace(level, name=f"{wanted.name}_lod{number}")
+
+
+def roomy(asset: Asset, mesh: Mesh, side: int, normal_map: bool = False) -> Asset:
+    """`refitted` onto a texture of so many texels a side, or the next that its charts fit on. Raises ValueError."""
+    while True:
+        try:
+            return refitted(asset, mesh, side, normal_map)
+        except ValueError:
+            if side >= LARGEST_TEXTURE or len(mesh.faces) > MOST_FACES:
+                raise
+            side *= 2
+
+
+def texture_size(material: Material, wanted: Wanted) -> int:
+    """Of a new texture: as many texels as before, in a power of two, and enough where there was but a palette."""
+    if wanted.texels:
+        return wanted.texels
+    return min(wanted.preset.texels, max(PLAIN_TEXTURE, *(power_of_two(x) for x in material.base_color.shape[:2])))
+
+
+def power_of_two(side: int) -> int:
+    """The nearest one, by ratio."""
+    lower = 1 << (side.bit_length() - 1)
+    return lower if side * side <= 2 * lower * lower else 2 * lower
+
+
+def resized(material: Material, wanted: Wanted) -> Material:
+    """Textures in powers of two that the preset takes; the same where they are."""
+    most = min(wanted.texels or wanted.preset.texels, wanted.preset.texels)
+    old = material.base_color.shape[:2]
+    size = tuple(min(most, power_of_two(side)) for side in old)
+    if size == tuple(old):
+        return material
+
+    def scaled(texels: torch.Tensor) -> torch.Tensor:
+        planes = texels.permute(2, 0, 1)[None]
+        return functional.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)[0].permute(
+            1, 2, 0
+        )
+
+    shine, normal, dim = material.roughness_metallic, material.normal, material.occlusion
+    return replace(
+        material,
+        base_color=scaled(material.base_color).clamp(0, 1),
+        roughness_metallic=None if shine is None else scaled(shine).clamp(0, 1),
+        occlusion=None if dim is None else scaled(dim).clamp(0, 1),
+        normal=None if normal is None else functional.normalize(scaled(normal), dim=-1),
+    )
+
+
+def placed(asset: Asset, wanted: Wanted) -> Asset:
+    """At its height, its origin where the preset has it."""
+    low, high = asset.mesh.vertices.amin(0), asset.mesh.vertices.amax(0)
+    if wanted.height is not None:
+        if not high[1] > low[1]:
+            raise ValueError(f"{asset.name!r} is flat, so it has no height to be scaled to; leave --height out")
+        scaled = asset.mesh.vertices * (wanted.height / (high[1] - low[1]))
+        asset = replace(asset, mesh=asset.mesh.with_vertices(scaled))
+    if wanted.preset.pivot == "keep":
+        return asset
+    asset = centre(asset)
+    if wanted.preset.pivot == "centre":
+        return asset
+    vertices = asset.mesh.vertices
+    return replace(asset, mesh=asset.mesh.with_vertices(vertices - vertices.amin(0) * vertices.new_tensor([0, 1, 0])))
+
+
+def oriented(asset: Asset, wanted: Wanted) -> Asset:
+    """In the preset's axes and unit, where the format does not fix them."""
+    preset = wanted.preset
+    if wanted.suffix not in UNITLESS or (preset.up, preset.unit) == ("y", 1.0):
+        return asset
+    turn = Z_UP if preset.up == "z" else torch.eye(3)
+    return replace(
+        asset, mesh=asset.mesh.with_vertices(asset.mesh.vertices @ turn.to(asset.mesh.vertices).T * preset.unit)
+    )
+
+
+def colliders(asset: Asset, wanted: Wanted) -> tuple[list[Mesh], list[str]]:
+    """What physics bumps into, and a word about it."""
+    kind = wanted.collider or ("hull" if wanted.preset.collider and wanted.suffix in NAMED else "none")
+    if kind == "none":
+        return [], []
+    try:
+        found = (
+            [hull(asset.mesh.vertices[asset.mesh.faces.unique()].numpy())]
+            if kind == "hull"
+            else convex_parts(asset.mesh)
+        )
+    except ValueError:
+        if wanted.collider:
+            raise
+        return [], ["left out the collider: it is flat"]
+    triangles = sum(len(each.faces) for each in found)
+    return found, [
+        f"added a collider of {len(found)} convex {'part' if len(found) == 1 else 'parts'}, {triangles} triangles"
+    ]
+
+
+def collider_name(wanted: Wanted, number: int) -> str:
+    return (wanted.preset.collider or "{name}_collider_{number:02d}").format(name=wanted.name, number=number)
+
+
+def encoded_colliders(bodies: list[Mesh], like: Asset, wanted: Wanted) -> dict[str, bytes]:
+    """In a file of their own, as an asset in one colour."""
+    counts = [len(body.vertices) for body in bodies]
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    faces = torch.cat([body.faces + start for body, start in zip(bodies, starts, strict=True)])
+    mesh = Mesh(torch.cat([body.vertices for body in bodies]), faces)
+    name = f"{wanted.name}_collider"
+    asset = bare(replace(like, name=name), mesh)
+    return encoded(oriented(asset, wanted), f"{name}{wanted.suffix}", {})
+
+
+def encoded(asset: Asset, name: str, named: dict[str, Mesh]) -> dict[str, bytes]:
+    """The bytes of a file, and of those that it names, which come first."""
+    suffix = Path(name).suffix
+    return NAMED[suffix](asset, name, named) if named else ENCODERS[suffix](asset, name)
