@@ -31,6 +31,7 @@ class Terms:
     sparsity: Anneal = field(default_factory=lambda: Anneal(0.0))  # no haze
     opacity: Anneal = field(default_factory=lambda: Anneal(0.0))  # solid or empty, nothing between
     orientation: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: what is seen faces the camera
+    sketch: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: it is the mesh that it began as
     z_variance: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: a ray meets one thin surface
     eikonal: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a signed distance: its slope has length 1
     normal_consistency: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: neighbours face one way
@@ -115,6 +116,16 @@ COARSE = Stage(
     # Poole et al., with Imagen: 15,000 steps, scale 100, t in [0.02, 0.98], w = sigma^2. A small prior that predicts
     # clean pictures wants little guidance, and a shape settles best from noisy to less noisy.
     loss=falling(2.0, 0.98, 0.3),
+)
+
+LATENT = replace(
+    COARSE,
+    name="latent",
+    scene=NeRFConfig(latents=True),
+    kinds=("albedo",),
+)
+REFINE = replace(
+    COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=40, loss=falling(2.0, 0.3, 0.2)
 )
 
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
@@ -220,6 +231,42 @@ RECIPES: dict[str, Recipe] = {
             name="textmesh",
             about="a signed distance, rendered as a volume (Tsalicoglou et al. 2023), then its surface",
             stages=(replace(COARSE, scene=SDFConfig(), terms=Terms(eikonal=Anneal(200.0))),),
+        ),
+        Recipe(
+            name="latent-nerf",
+            about="a volume in the prior's own latents (Metzer et al. 2022), then in colours",
+            # Metzer et al.: 5,000 steps of 64 x 64 latents, scale 100, t in [0.02, 0.98]; then colours at 512 pixels.
+            stages=(LATENT, REFINE),
+        ),
+        Recipe(
+            name="sketch-shape",
+            about="that, held to the shape of a mesh far from its surface, and free near it (Metzer et al. 2022)",
+            start="mesh",
+            stages=(
+                replace(
+                    LATENT,
+                    scene=replace(LATENT.scene, lenience=0.1),
+                    # Metzer et al.: 5e-6 beside sums over latents and means over their timesteps' weights; 1 elsewhere.
+                    terms=Terms(sketch=Anneal(1000.0)),
+                ),
+                REFINE,
+            ),
+        ),
+        Recipe(
+            name="latent-paint",
+            about="a mesh in new colours, painted in the prior's own latents (Metzer et al. 2022)",
+            start="mesh",
+            # Metzer et al.: 5,000 steps of a texture of 128 x 128 latents.
+            stages=(
+                replace(
+                    COARSE,
+                    name="paint",
+                    scene=PaintedConfig(PaintConfig(rate=0.03, latents=True)),
+                    steps=80,
+                    kinds=("albedo",),
+                    loss=falling(4.0, 0.9, 0.3),
+                ),
+            ),
         ),
         Recipe(
             name="mvdream",

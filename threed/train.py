@@ -61,8 +61,8 @@ def fit(
             cameras = stage.views.sample(generator).to(request.device)
             pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
             render = scene.render(cameras, generator=generator)  # what we see
-            shown = pictures.of(render)
-            told = Shown(prior.encode(shown), prior.conditions(request.prompt, request.negative, pictures), shown)
+            latents, shown = encoded(prior, pictures, render)
+            told = Shown(latents, prior.conditions(request.prompt, request.negative, pictures), shown)
             losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
             losses |= terms(stage.terms, render, progress)  # what we ask of any shape
             if problem := trouble(losses, render):
@@ -141,6 +141,24 @@ def background(stage: Stage, generator: torch.Generator) -> Float[Tensor, "3"]:
     return torch.ones(3) if chance < stage.white_background else colour
 
 
+def encoded(
+    prior: Prior, pictures: Pictures, render: Render
+) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P H W 3"]]:
+    """The latents of these pictures of a scene, and the pictures: by the encoder, or, of a scene that is made of
+    latents, by the decoder. Raises ValueError for kinds that such a scene does not show.
+    """
+    if render.latents is None:
+        shown = pictures.of(render)
+        return prior.encode(shown), shown
+    if pictures.kinds != ("albedo",):
+        raise ValueError(
+            f"a scene of latents shows no {' and '.join(pictures.kinds)}; give its stage kinds=('albedo',)"
+        )
+    plain = pictures.background.expand(1, prior.image_size, prior.image_size, 3)
+    latents = render.latents.movedim(-1, 1) + (1 - render.alpha.movedim(-1, 1)) * prior.encode(plain)
+    return latents, prior.decode(latents)
+
+
 def terms(weights: Terms, render: Render, progress: float) -> dict[str, Tensor]:
     """The weighted regularizers that a stage asks for by now."""
     asked = {term.name: getattr(weights, term.name)(progress) for term in fields(weights)}
@@ -165,6 +183,12 @@ def _of_surface(render: Render) -> tuple[Mesh, Edges | None]:
     return render.mesh, render.edges
 
 
+def _sketch(render: Render) -> Tensor:
+    if render.sketch is None:
+        raise ValueError("sketch is a term of volumes with a lenience that began as a mesh; leave it out for others")
+    return render.sketch
+
+
 def _orientation(render: Render) -> Tensor:
     rays = _of_rays(render)
     return orientation(rays.weights.detach(), rays.normal, rays.directions, rays.packed)
@@ -181,6 +205,7 @@ TERMS: dict[str, Callable[[Render], Tensor]] = {
     "orientation": _orientation,
     "z_variance": _z_variance,
     "eikonal": _eikonal,
+    "sketch": _sketch,
     "normal_consistency": lambda render: normal_consistency(*_of_surface(render)),
     "laplacian": lambda render: laplacian(*_of_surface(render)),
 }
