@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-SCALE, PARTICLES = (0.0, 1000.0), (1, 64)
+SCALE, PARTICLES, PERP_NEG = (0.0, 1000.0), (1, 64), (0.0, 100.0)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
@@ -62,6 +62,9 @@ Recipes, as threed/recipes.py has them:
   magic3d          that, and then of a surface
   fantasia3d       a surface from a ball, by its normals alone; then its colours
   textmesh         score distillation of a signed distance
+  latent-nerf      dreamfusion in the prior's own latents, which of the embedded prior are pixels; then in colours
+  sketch-shape     that, held to the shape of a mesh far from its surface (--start MESH)
+  latent-paint     a mesh in new colours, painted in the prior's own latents (--start MESH)
   mvdream          dreamfusion by a reconstruction loss
   hifa             dreamfusion with pictures denoised in several steps, and thin surfaces
   nfsd             dreamfusion without the noise that was added; has a negative prompt of its own
@@ -78,6 +81,7 @@ For example:
   threed text "a wooden barrel" --recipe dreamfusion --resume    # go on where a run was stopped
   threed text "a wooden barrel" --recipe dreamfusion --loss vsd --particles 2    # under another loss
   threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
+  threed text "a stone castle" --recipe sketch-shape --start blocks.glb    # in the shape of one
 """
 ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine.
 
@@ -106,6 +110,18 @@ class Text:
     particles: Annotated[
         int | None,
         said(f"Scenes that vsd or bsd fits together, {PARTICLES[0]} to {PARTICLES[1]}; the first is made.", "one"),
+    ] = None
+    view_words: Annotated[
+        bool,
+        said("Let prompts name the view, for priors that are told no cameras; embedded is.", "off"),
+    ] = False
+    perp_neg: Annotated[
+        float | None,
+        said(
+            f"Name views, and lead pictures aside from other views so strongly, {PERP_NEG[0]:g} to {PERP_NEG[1]:g}: "
+            "Perp-Neg.",
+            "0",
+        ),
     ] = None
     prior: PriorName = "embedded"
     negative: Negative = ""
@@ -191,6 +207,7 @@ def text(asked: Text) -> None:
     request = resolve(asked)
     check_prior(request)
     check_start(request)
+    check_particles(request)
 
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
@@ -213,6 +230,7 @@ def check_cheaply(asked: Text) -> None:
         "steps": STEPS,
         "scale": SCALE,
         "particles": PARTICLES,
+        "perp_neg": PERP_NEG,
         "faces": FACES,
         "texture_size": TEXTURE,
         "height": HEIGHT,
@@ -229,6 +247,7 @@ def resolve(asked: Text) -> Request:
     formats = formats_of(asked.format)
     check_machine(asked.device)
     recipe = with_flags(recipe, asked)
+    check_negative(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         negative=" ".join(asked.negative.split()) or recipe.negative,
@@ -287,7 +306,7 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
         )
-    if (asked.loss, asked.scale, asked.particles) != (None, None, None):
+    if (asked.loss, asked.scale, asked.particles, asked.view_words, asked.perp_neg) != (None, None, None, False, None):
         recipe = under(recipe, asked)
     if asked.steps is None:
         return recipe
@@ -302,20 +321,44 @@ def with_flags(recipe: Recipe, asked: Text) -> Recipe:
 
 
 def under(recipe: Recipe, asked: Text) -> Recipe:
-    """The recipe with another loss, guidance scale or number of particles. Raises Mistake."""
+    """The recipe with another loss, guidance scale, number of particles or wording. Raises Mistake."""
     from threed.distill.losses import LOSSES
+    from threed.distill.worded import Wording
     from threed.recipes import distilled
 
     if asked.loss is not None and asked.loss not in LOSSES:
         raise unknown("loss", asked.loss, LOSSES)
+    worded = asked.view_words or asked.perp_neg is not None
+    wording = Wording(strength=asked.perp_neg or 0.0) if worded else None
     try:
-        return distilled(recipe, asked.loss, asked.scale, asked.particles)
+        return distilled(recipe, asked.loss, asked.scale, asked.particles, wording)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
 
+def check_negative(recipe: Recipe, asked: Text) -> None:
+    """That somebody hears what the asset should not look like. Raises Mistake."""
+    from threed.distill.losses import hears_negative
+
+    heard = recipe.start == "volume" or recipe.overpaint or any(hears_negative(stage.loss) for stage in recipe.stages)
+    if asked.negative.strip() and not heard:
+        raise Mistake(
+            f"--negative is {asked.negative!r}, and at a guidance scale of 1 nothing is led away from it; "
+            "leave it out, or use another --scale"
+        )
+
+
+def check_particles(request: Request) -> None:
+    """That the memory holds as many scenes as any stage fits together. Raises Mistake."""
+    from threed.particles import check_room, least
+
+    for stage in request.recipe.stages:
+        if stage.particles > 1:
+            check_room(least(stage.scene), stage.particles)
+
+
 def check_prior(request: Request) -> None:
-    """That the weights are whole and the prompts short enough. Raises Mistake."""
+    """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
     from threed.distill.embedded import Conventions
     from threed.distill.folder import UnreadablePrior, located, verify
     from threed.distill.text import load_tokenizer, pieces
@@ -326,7 +369,9 @@ def check_prior(request: Request) -> None:
     try:
         verify(folder)
         limit, tokenizer = Conventions.read(folder).text_tokens, load_tokenizer(folder)
-        for what, prompt in (("prompt", request.prompt), ("--negative", request.negative)):
+        worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
+        prompts = [("prompt", each) for each in (request.prompt, *worded)]
+        for what, prompt in (*prompts, ("--negative", request.negative)):
             count = len(pieces(tokenizer, prompt))
             if count > limit:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
@@ -337,10 +382,16 @@ def check_prior(request: Request) -> None:
 def check_start(request: Request) -> None:
     """That there is something to begin from. Raises Mistake."""
     from threed.distill.folder import located
+    from threed.nerf import NeRFConfig
+    from threed.paint import PaintedConfig
     from threed.recipes import STARTS
     from threed.renderers.read import SUFFIXES
 
-    name = request.recipe.start
+    name, stages = request.recipe.start, request.recipe.stages
+    if name in STARTS and any(isinstance(stage.scene, PaintedConfig) for stage in stages):
+        raise Mistake(f"recipe {request.recipe.name!r} paints a mesh, and --start is {name!r}; give it a mesh file")
+    if name == "sphere" and any(isinstance(stage.scene, NeRFConfig) and stage.scene.lenience for stage in stages):
+        raise Mistake(f"recipe {request.recipe.name!r} keeps to a shape; use --start with a mesh file, or volume")
     if name == "volume" and not (located(request.prior) / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
     if name in STARTS:

@@ -18,6 +18,7 @@ from threed.distill.embedded import Embedded
 from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
+from threed.distill.worded import Worded
 from threed.errors import Failure, Mistake
 from threed.exporters import export, place
 from threed.exporters.bake import Look, bake_material
@@ -84,6 +85,8 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
         shape: Shape | None = begin(recipe.start, request.prompt, request.seed, folder, request.negative)
     if recipe.overpaint and not recipe.stages and recipe.start not in STARTS:
         return begun(PaintedConfig(), shape, request)  # a mesh of which only the colours will change
+    if recipe.wording and prior:
+        prior = Worded(prior, recipe.wording)
     for stage in recipe.stages:
         assert prior
         with run.log.stage(f"begin {stage.name}"):
@@ -126,7 +129,7 @@ def together(
     """The scene, among as many others as the stage wants. Raises Mistake when the memory does not hold them."""
     if stage.particles == 1:
         return scene
-    check_room(scene, stage.particles)
+    check_room(sum(p.numel() for p in scene.parameters()), stage.particles)
     others = [
         begun(stage.scene, *copy.deepcopy((shape, request, latents)), k).to(request.device)
         for k in range(1, stage.particles)

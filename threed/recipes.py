@@ -13,6 +13,7 @@ from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
 from threed.distill.vsd import VSD
+from threed.distill.worded import Wording
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
@@ -73,6 +74,7 @@ class Recipe:
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     negative: str = ""  # what it should not look like, unless the user says so
+    wording: Wording | None = None  # how prompts say from where each picture is seen; None: a prior is told by number
     overpaint: Overpaint | None = None  # how the texture is drawn over, once there is one
     asset: AssetSettings = field(default_factory=AssetSettings)
 
@@ -82,8 +84,10 @@ def falling(scale: float, first: float, last: float) -> SDS:
     return SDS(scale=scale, t_min=Anneal(first, last), t_max=Anneal(first, last), weight="clean")
 
 
-def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: int | None) -> Recipe:
-    """The recipe under another loss, with another guidance scale, or of several particles; where not None.
+def distilled(
+    recipe: Recipe, loss: str | None, scale: float | None, particles: int | None, wording: Wording | None
+) -> Recipe:
+    """The recipe under another loss, with another guidance scale, of several particles, or worded; where not None.
 
     Every particle has the steps that one scene has. Raises ValueError for what cannot work.
     """
@@ -104,7 +108,7 @@ def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: 
         )
     if any(isinstance(stage.loss, NEGATIVE) for stage in stages):
         negative = negative or FAULTS
-    return replace(recipe, stages=stages, negative=negative)
+    return replace(recipe, stages=stages, negative=negative, wording=wording or recipe.wording)
 
 
 COARSE = Stage(
@@ -245,7 +249,7 @@ RECIPES: dict[str, Recipe] = {
             stages=(
                 replace(
                     LATENT,
-                    scene=replace(LATENT.scene, lenience=0.1),
+                    scene=NeRFConfig(latents=True, lenience=0.1),
                     # Metzer et al.: 5e-6 beside sums over latents and means over their timesteps' weights; 1 elsewhere.
                     terms=Terms(sketch=Anneal(1000.0)),
                 ),
