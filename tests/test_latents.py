@@ -102,11 +102,16 @@ def test_a_scene_of_latents_is_shown_as_its_encoded_pictures_would_be():
     torch.testing.assert_close(torch.einsum("pdhw,de->pehw", found, kept), through, rtol=0, atol=1e-4)
 
 
-def test_latents_show_no_normals():
-    renders, _ = latent_scenes()
-    pictures = Pictures(orbit(2), ("albedo", "normal"), torch.ones(3))
-    with pytest.raises(ValueError, match="a scene of latents shows no albedo and normal; give its stage kinds="):
-        encoded(compressing(), pictures, renders["volume"])
+def test_other_kinds_are_enlarged_and_encoded():
+    """Enlarging and taking means of 2 x 2 pixels is next to nothing, but at edges."""
+    prior, render = box(), latent_scenes()[0]["volume"]
+    pictures = Pictures(orbit(2), ("normal", "albedo"), torch.ones(3))
+    found, image = encoded(compressing(), pictures, render)
+    normal, albedo = found.split(2)
+    assert image.shape == (4, 64, 64, 3)
+    assert torch.equal(albedo, encoded(compressing(), replace(pictures, kinds=("albedo",)), render)[0])
+    exact = torch.einsum("pchw,cd->pdhw", prior.encode(replace(pictures, kinds=("normal",)).of(render)), MIX)
+    assert (normal - exact).abs().mean() < 0.03
 
 
 def test_distilled_as_latents_and_then_as_colours_it_becomes_the_object(tmp_path):

@@ -122,12 +122,8 @@ COARSE = Stage(
     loss=falling(2.0, 0.98, 0.3),
 )
 
-LATENT = replace(
-    COARSE,
-    name="latent",
-    scene=NeRFConfig(latents=True),
-    kinds=("albedo",),
-)
+# The rate is that of colours: of the embedded prior, which knows pixels in [-1, 1], a latent is worth half as much.
+LATENT = replace(COARSE, name="latent", scene=NeRFConfig(latents=True, colour_rate=0.005))
 REFINE = replace(
     COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=40, loss=falling(2.0, 0.3, 0.2)
 )
@@ -249,7 +245,7 @@ RECIPES: dict[str, Recipe] = {
             stages=(
                 replace(
                     LATENT,
-                    scene=NeRFConfig(latents=True, lenience=0.1),
+                    scene=NeRFConfig(latents=True, colour_rate=0.005, lenience=0.1),
                     # Metzer et al.: 5e-6 beside sums over latents and means over their timesteps' weights; 1 elsewhere.
                     terms=Terms(sketch=Anneal(1000.0)),
                 ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from threed.distill.prior import Pictures, Prior
 from threed.distill.score import Learned, Shown
@@ -145,17 +146,18 @@ def encoded(
     prior: Prior, pictures: Pictures, render: Render
 ) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P H W 3"]]:
     """The latents of these pictures of a scene, and the pictures: by the encoder, or, of a scene that is made of
-    latents, by the decoder. Raises ValueError for kinds that such a scene does not show.
+    latents, by the decoder. The albedo alone is made of them; other kinds are enlarged and encoded.
     """
     if render.latents is None:
         shown = pictures.of(render)
         return prior.encode(shown), shown
-    if pictures.kinds != ("albedo",):
-        raise ValueError(
-            f"a scene of latents shows no {' and '.join(pictures.kinds)}; give its stage kinds=('albedo',)"
-        )
-    plain = pictures.background.expand(1, prior.image_size, prior.image_size, 3)
-    latents = render.latents.movedim(-1, 1) + (1 - render.alpha.movedim(-1, 1)) * prior.encode(plain)
+    side = prior.image_size
+    plain = prior.encode(pictures.background.expand(1, side, side, 3))
+    found = {"albedo": render.latents.movedim(-1, 1) + (1 - render.alpha.movedim(-1, 1)) * plain}
+    for kind in {*pictures.kinds} - {*found}:
+        small = replace(pictures, kinds=(kind,)).of(render).movedim(-1, 1)
+        found[kind] = prior.encode(functional.interpolate(small, (side, side), mode="bilinear").movedim(1, -1))
+    latents = torch.cat([found[kind] for kind in pictures.kinds])
     return latents, prior.decode(latents)
 
 
