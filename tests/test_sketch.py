@@ -37,8 +37,8 @@ def box():
 def test_the_cross_entropy_by_hand_and_its_slope():
     density = 30 * normal(50).abs().requires_grad_()
     inside, weight = (normal(50, seed=1) > 0).double(), normal(50, seed=2).abs()
-    p = 1 - torch.exp(-REACH * density)
-    exact = -(weight * (inside * p.log() + (1 - inside) * (1 - p).log())).mean()
+    p, lifted = 1 - torch.exp(-REACH * density), 1 - torch.exp(-REACH * density - LEAST)
+    exact = -(weight * (inside * lifted.log() + (1 - inside) * (1 - p).log())).mean()
     found = held(density, inside, weight)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
     torch.testing.assert_close(*(torch.autograd.grad(each, density)[0] for each in (found, exact)))
@@ -49,7 +49,9 @@ def test_it_is_finite_where_nothing_is_and_where_all_is():
     density = torch.tensor([0.0, 1e9, 0.0, 1e9], requires_grad=True)
     loss = held(density, torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.ones(4))
     assert loss.item() == pytest.approx((-math.log(LEAST) + REACH * 1e9) / 4, rel=1e-3)
-    assert torch.autograd.grad(loss, density)[0].isfinite().all()
+    (slope,) = torch.autograd.grad(loss, density)
+    assert slope.isfinite().all()
+    assert slope[0].item() == pytest.approx(-REACH / LEAST / 4, rel=1e-3)  # there is a way out of nothing
 
 
 def test_what_is_inside_is_what_winds_around(box):

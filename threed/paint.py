@@ -54,15 +54,12 @@ class Paint(nn.Module):
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Display sRGB in [0, 1]."""
-        colour = summed(points, self.colour, self.config.grid, self.bound)
-        return torch.sigmoid(colour) if self.latents is None else self.latents(colour)
+        return self.seen(points)[:, :3]
 
     def seen(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         """Display sRGB, and beside it any latents, as `surface.render` wants them."""
-        if self.latents is None:
-            return self(points)
         colour = summed(points, self.colour, self.config.grid, self.bound)
-        return torch.cat([self.latents(colour), colour], dim=-1)
+        return torch.sigmoid(colour) if self.latents is None else torch.cat([self.latents(colour), colour], dim=-1)
 
     @property
     def finish(self) -> Finished | None:

@@ -22,7 +22,7 @@ from threed.tets import unsigned_distance
 
 POINTS, SOME = 1 << 15, 1 << 12  # of the cube that are looked at, and of those a step
 REACH = 0.2  # metres of density that a point is judged by, as widely used: it is solid from 3.5 a metre on
-LEAST = 1e-4  # of REACH density: a volume that is empty where it should not be keeps a finite slope
+LEAST = 1e-4  # added to REACH density inside: what is empty there, and should not be, has a finite slope
 
 
 class Sketch(nn.Module):
@@ -55,5 +55,5 @@ class Sketch(nn.Module):
 def held(density: Float[Tensor, "N"], inside: Float[Tensor, "N"], weight: Float[Tensor, "N"]) -> Float[Tensor, ""]:
     """The weighted cross-entropy; of the outside it is REACH density, of the inside -log(1 - exp(-REACH density))."""
     depth = REACH * density
-    solid = -(-torch.expm1(-depth.clamp(min=LEAST))).log()
+    solid = -(-torch.expm1(-depth - LEAST)).log()
     return (weight * (inside * solid + (1 - inside) * depth)).mean()
