@@ -124,8 +124,9 @@ COARSE = Stage(
 
 # The rate is that of colours: of the embedded prior, which knows pixels in [-1, 1], a latent is worth half as much.
 LATENT = replace(COARSE, name="latent", scene=NeRFConfig(latents=True, colour_rate=0.005))
+# At such low timesteps this prior's guidance turns brown into grey; without any, colours stay what they were.
 REFINE = replace(
-    COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=40, loss=falling(2.0, 0.3, 0.2)
+    COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=20, loss=falling(1.0, 0.3, 0.2)
 )
 
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
