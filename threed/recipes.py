@@ -262,9 +262,8 @@ RECIPES: dict[str, Recipe] = {
                 replace(
                     COARSE,
                     name="paint",
-                    scene=PaintedConfig(PaintConfig(rate=0.03, latents=True)),
+                    scene=PaintedConfig(PaintConfig(rate=0.015, latents=True)),
                     steps=80,
-                    kinds=("albedo",),
                     loss=falling(4.0, 0.9, 0.3),
                 ),
             ),
