@@ -31,8 +31,8 @@ from threed.pictures import agreement, portraits, sheet
 from threed.recipes import RECIPES
 from threed.renderers import surface
 from threed.renderers.camera import orbit
-from threed.renderers.mesh import Asset
 from threed.renderers.read import normalised, read
+from threed.renderers.volume import Render
 from threed.run import slug
 
 # Captions that at least three solid training assets share, of all kinds; chosen before the first was run.
@@ -108,13 +108,8 @@ def captioned(assets: Path) -> dict[str, list[Path]]:
 
 def compare(prompt: str, folder: Path, truths: list[Path]) -> dict[str, Any]:
     """Figures of one run: against the best of its caption's assets, and from its own report."""
-    cameras = orbit(16)
-
-    def drawn(asset: Asset) -> Any:
-        return surface.render(replace(asset, mesh=normalised(asset.mesh)), cameras, SIZE, SIZE)
-
-    made = drawn(read(folder / "asset.glb"))
-    psnr, iou = max((agreement(made, drawn(read(path))) for path in truths), key=lambda pair: pair[1])
+    made = drawn(folder / "asset.glb")
+    psnr, iou = max((agreement(made, drawn(path)) for path in truths), key=lambda pair: pair[1])
     report = json.loads((folder / "report.json").read_text())
     return {
         "prompt": prompt,
@@ -127,6 +122,12 @@ def compare(prompt: str, folder: Path, truths: list[Path]) -> dict[str, Any]:
         "seconds": round(sum(report["seconds"].values()), 1),
         "peak_memory_gb": round((report["peak_memory_bytes"] or 0) / 1e9, 2),
     }
+
+
+def drawn(path: Path) -> Render:
+    """An asset at the training set's place and size, from 16 sides."""
+    asset = read(path)
+    return surface.render(replace(asset, mesh=normalised(asset.mesh)), orbit(16), SIZE, SIZE)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

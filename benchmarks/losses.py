@@ -1,16 +1,15 @@
-"""Where every distillation loss leads: points of a plane under a prior that is a mixture, and one prompt in 3D.
+"""Where every distillation loss leads points of a plane, under a prior that is a mixture.
 
-    python benchmarks/losses.py                                   # the plane, seconds; pip install matplotlib
-    python benchmarks/losses.py --prompt "a wooden barrel"        # that prompt under every loss, a minute each
-    python benchmarks/losses.py --cost                            # what an adapter costs, in passes of the prior
+    python benchmarks/losses.py           # the plane, seconds; pip install matplotlib
+    python benchmarks/losses.py --cost    # what an adapter costs, in passes of the prior
+
+What they make of prompts is benchmarks/prompted.py's.
 
 The plane: the prompt means two of four spots, the first twice as likely as the second; the null condition is all four,
 and the negative one, which nfsd asks, a wide blob. Timesteps fall as they do in recipes.
 Each point is a scene of its own (under vsd, particles that share an exact adapter) and descends each loss's gradient
 from the same places with the same noise. Writes benchmarks/results/losses.{json,png}: how many points end at each of
 the prompt's spots, how far they are from them, and how wide the points of a spot lie, of its own width.
-The prompt: `threed text PROMPT --recipe dreamfusion --loss LOSS` for every loss, compared with the training set's
-assets of that caption as benchmarks/assets.py does; writes results/losses-prompt.json and docs/pictures/losses.webp.
 """
 
 from __future__ import annotations
@@ -18,15 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from assets import captioned, compare
-from PIL import Image
 from timing import kept, timed
 from timing import told as told_of
 from torch import Tensor
@@ -37,7 +32,6 @@ from threed.distill.embedded import Embedded
 from threed.distill.gaussian import Mixture
 from threed.distill.hifa import HiFA, root
 from threed.distill.ism import ISM
-from threed.distill.losses import LOSSES
 from threed.distill.nfsd import NFSD
 from threed.distill.prior import Conditions, Pictures, Prediction, cosine
 from threed.distill.score import Distillation, Shown
@@ -46,11 +40,9 @@ from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
 from threed.distill.vsd import VSD, lesson
 from threed.machine import set_threads
-from threed.pictures import sheet
 from threed.renderers.camera import orbit
 
 RESULTS = Path(__file__).parent / "results"
-PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 SPOTS = torch.tensor([[-1.0, 0.7], [1.0, 0.7], [-1.0, -0.9], [1.0, -0.9]])
 WIDTH = 0.18  # standard deviation of a spot
 POINTS, STEPS, RATE = 256, 600, 0.03
@@ -180,19 +172,6 @@ def plane() -> None:
     (RESULTS / "losses.json").write_text(json.dumps({"the prompt": wanted} | found, indent=1) + "\n")
 
 
-def prompt(words: str, assets: Path, runs: Path) -> None:
-    """One prompt under every loss."""
-    truths, rows, faces = captioned(assets)[words], {}, []
-    for name in LOSSES:
-        folder = runs / name
-        flags = ["--recipe", "dreamfusion", "--loss", name, "--output", str(folder), "--resume"]
-        subprocess.run([sys.executable, "-m", "threed", "text", words, *flags], check=True)
-        rows[name] = compare(words, folder, truths)
-        faces.append(torch.from_numpy(picture(folder / "preview.png")))
-    (RESULTS / "losses-prompt.json").write_text(json.dumps(rows, indent=1) + "\n")
-    sheet(torch.stack(faces), columns=3).save(PICTURES / "losses.webp", quality=85)
-
-
 def cost() -> None:
     """What the prior and its adapter cost, 8 pictures of a step, in forward passes of the prior."""
     set_threads()
@@ -217,22 +196,10 @@ def cost() -> None:
     kept("losses-cost", {"seconds": told_of(timed(tasks, 7), lambda name: "prior / forward", "8 pictures")})
 
 
-def picture(path: Path) -> Any:
-    import numpy as np
-
-    return np.asarray(Image.open(path).convert("RGB"), np.float32) / 255
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", help="a caption of the training set")
-    parser.add_argument("--assets", type=Path, default=Path("assets"), help="folder of the training set")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/losses"), help="where the run folders go")
     parser.add_argument("--cost", action="store_true", help="time the prior and its adapter instead")
-    asked = parser.parse_args()
-    if asked.cost:
+    if parser.parse_args().cost:
         cost()
-    elif asked.prompt:
-        prompt(asked.prompt, asked.assets, asked.runs)
     else:
         plane()

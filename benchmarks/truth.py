@@ -1,11 +1,14 @@
 """The whole way to an asset under a prior that knows the truth: what is lost is lost by the way, not by the prior.
 
     python benchmarks/truth.py [--recipe dreamfusion] [--solids barrel box torus chair] [--std 0.1]
+    python benchmarks/truth.py --every --solids barrel torus    # every recipe that an oracle can lead
 
 The view oracle is centred on pictures of a solid whose every face is known; the recipe stays as it is. Volume and asset
 are compared with the true solid in its own place and size over sixteen views that no step was drawn from: PSNR of the
 albedo on white, and the IoU of the silhouettes. So is the exported GLB, which stands on the ground and is brought back
-to radius 1 by its extremes ("glb"). Writes benchmarks/results/truth.{json,png}.
+to radius 1 by its extremes ("glb"). Recipes that begin with a mesh begin with the solid in grey. Writes
+benchmarks/results/truth.{json,png}; of every recipe truth-recipes.json, after every run, out of which a later call goes
+on.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from rich.table import Table
 from torch import Tensor
 
 from threed.distill.gaussian import ViewOracle
+from threed.distill.losses import LEARNING
 from threed.distill.prior import Pictures
+from threed.exporters import export
 from threed.machine import set_threads
 from threed.pictures import agreement, portraits, sheet
 from threed.pipeline import shaped, solidify, text_to_3d
@@ -42,11 +47,20 @@ from threed.run import Request, Run
 RESULTS = Path(__file__).parent / "results"
 SIZE = 128  # pixels a side of the compared pictures
 FIGURES = ("psnr", "iou", "volume_psnr", "volume_iou", "glb_psnr", "glb_iou", "seconds")
-# An oracle reads no prompts, so it cannot say what a negative one looks like.
-FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if recipe.start == "sphere" and not recipe.negative]
+EVERY = RESULTS / "truth-recipes.json"
 
 
-def asset(name: str, parts: Sequence[tuple[trimesh.Trimesh, np.ndarray]], palette: Sequence[str]) -> Asset:
+def led(recipe: Recipe) -> bool:
+    """Whether an oracle can lead it: it reads no negative prompts, there is no adapter of it, and it wants colours."""
+    learns = any(isinstance(stage.loss, LEARNING) for stage in recipe.stages)
+    return bool(recipe.stages) and not recipe.negative and not learns and recipe.name != "resculpt"
+
+
+FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "sphere"]
+LED = FROM_NOTHING + [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "mesh"]
+
+
+def coloured(name: str, parts: Sequence[tuple[trimesh.Trimesh, np.ndarray]], palette: Sequence[str]) -> Asset:
     """Solids, each with the palette's index of every face, as one asset of radius 1: one texel a colour."""
     counts = np.cumsum([0] + [len(solid.vertices) for solid, _ in parts])
     vertices = np.concatenate([solid.vertices for solid, _ in parts])
@@ -69,14 +83,14 @@ def barrel() -> Asset:
     up = solid.triangles_center[:, 1]
     ring = np.floor((up + 0.6) / 1.2 * 36)  # rings of faces, from the bottom
     hoop, lid = np.isin(ring, [5, 6, 7, 8, 27, 28, 29, 30]), np.abs(up) > 0.5999
-    return asset("barrel", [(solid, np.where(lid, 2, hoop))], ["8a5a2b", "3a3a40", "c89b5c"])
+    return coloured("barrel", [(solid, np.where(lid, 2, hoop))], ["8a5a2b", "3a3a40", "c89b5c"])
 
 
 def box() -> Asset:
     """Front and back of one colour, the four other sides of another."""
     solid = trimesh.creation.box(extents=(1.0, 1.2, 0.8))
     front = np.abs(solid.face_normals[:, 2]) > 0.5
-    return asset("box", [(solid, front)], ["c83232", "2850b4"])
+    return coloured("box", [(solid, front)], ["c83232", "2850b4"])
 
 
 def torus() -> Asset:
@@ -84,7 +98,7 @@ def torus() -> Asset:
     solid = trimesh.creation.torus(major_radius=0.7, minor_radius=0.27, major_sections=96, minor_sections=32)
     x, y, _ = solid.triangles_center.T
     sector = np.floor(np.arctan2(y, x) / (np.pi / 4)) % 2
-    return asset("torus", [(solid, sector)], ["e0a020", "207060"])
+    return coloured("torus", [(solid, sector)], ["e0a020", "207060"])
 
 
 def chair() -> Asset:
@@ -95,7 +109,7 @@ def chair() -> Asset:
         (trimesh.creation.box(extents, trimesh.transformations.translation_matrix(centre)), np.full(12, colour))
         for extents, centre, colour in boxes
     ]
-    return asset("chair", parts, ["b07840", "3c6e3c", "5a3a1e"])
+    return coloured("chair", parts, ["b07840", "3c6e3c", "5a3a1e"])
 
 
 SOLIDS: dict[str, Callable[[], Asset]] = {make.__name__: make for make in (barrel, box, torus, chair)}
@@ -112,40 +126,69 @@ def oracle(truth: Asset, size: int, std: float) -> ViewOracle:
 
 def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[dict[str, Any], Asset]:
     """Figures of one solid, and the asset that came out."""
-    request = Request(truth.name, recipe, seed=seed, prior="view oracle")
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), request) as run:
+    with tempfile.TemporaryDirectory() as folder:
+        if recipe.start == "mesh":
+            start = Path(folder) / "grey.glb"
+            export(replace(truth, material=Material(torch.full((4, 4, 3), 0.5))), start)
+            recipe = replace(recipe, start=str(start))
+        return made(truth, Request(truth.name, recipe, seed=seed, prior="view oracle"), std, Path(folder) / "run")
+
+
+def made(truth: Asset, request: Request, std: float, folder: Path) -> tuple[dict[str, Any], Asset]:
+    """Figures of one run."""
+    with Run.create(folder, request) as run:
         began = time.perf_counter()
-        prior = oracle(truth, recipe.stages[0].scene.resolution, std)
+        prior = oracle(truth, request.recipe.stages[0].scene.resolution, std)
         text_to_3d(request, run, prior)
         seconds = time.perf_counter() - began
         exported = read(run.path("asset.glb"))
         stages = run.log.seconds()
         shape = shaped(request, run, prior)  # which the run has finished
-    made = solidify(shape, request)  # once more, because the run's own asset has left its place
+    asset = solidify(shape, request)  # once more, because the run's own asset has left its place
     cameras = orbit(16)
     expected = surface.render(truth, cameras, SIZE, SIZE)
     with torch.no_grad():
         optimised = shape.render(cameras, SIZE)
     back = replace(exported, mesh=normalised(exported.mesh))
-    renders = [surface.render(made, cameras, SIZE, SIZE), optimised, surface.render(back, cameras, SIZE, SIZE)]
+    renders = [surface.render(asset, cameras, SIZE, SIZE), optimised, surface.render(back, cameras, SIZE, SIZE)]
     values = [value for render in renders for value in agreement(render, expected)]
     figures = dict(zip(FIGURES, (*values, seconds), strict=True))
     row = {"solid": truth.name, **{name: round(value, 3) for name, value in figures.items()}}
-    return row | {"triangles": len(made.mesh.faces), "stages": stages}, made
+    return row | {"triangles": len(asset.mesh.faces), "stages": stages}, asset
+
+
+def every(solids: Sequence[str], std: float) -> None:
+    """All recipes on these solids."""
+    rows: list[dict[str, Any]] = json.loads(EVERY.read_text())["runs"] if EVERY.exists() else []
+    known = {(row["recipe"], row["solid"]) for row in rows}
+    for solid in solids:
+        for name in LED:
+            if (name, solid) not in known:
+                row, _ = measured(SOLIDS[solid](), RECIPES[name], std)
+                rows.append({"recipe": name, **row})
+                EVERY.write_text(json.dumps({"std": std, "runs": rows}, indent=1) + "\n")
+    table = Table("recipe", "solid", *FIGURES)
+    for row in rows:
+        table.add_row(row["recipe"], row["solid"], *(f"{row[name]:.3f}" for name in FIGURES))
+    Console().print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=FROM_NOTHING, default="dreamfusion")
+    parser.add_argument("--every", action="store_true", help="all of these recipes instead")
     parser.add_argument("--solids", choices=sorted(SOLIDS), nargs="+", default=list(SOLIDS))
     parser.add_argument("--std", type=float, default=0.1, help="how sure the oracle is, in latents")
     asked = parser.parse_args()
     threads, rows, views = set_threads(), [], []
+    if asked.every:
+        every(asked.solids, asked.std)
+        return
     for name in asked.solids:
         truth = SOLIDS[name]()
-        row, made = measured(truth, RECIPES[asked.recipe], asked.std)
+        row, asset = measured(truth, RECIPES[asked.recipe], asked.std)
         rows.append(row)
-        views += [portraits(each, orbit(8)[0:2], 192, smooth=False) for each in (truth, made)]
+        views += [portraits(each, orbit(8)[0:2], 192, smooth=False) for each in (truth, asset)]
     summary = {f"mean_{name}": round(statistics.mean(row[name] for row in rows), 3) for name in FIGURES}
     RESULTS.mkdir(exist_ok=True)
     figures = {"recipe": asked.recipe, "std": asked.std, "threads": threads, **summary, "solids": rows}

@@ -27,6 +27,12 @@ LOSSES: dict[str, type[Distillation]] = {
 }
 LEARNING = (VSD, BSD)  # those that train an adapter, which particles share
 NEGATIVE = (NFSD,)  # those that need a negative prompt
+GUIDED_ANYWAY = (NFSD, CSD, SDI, BSD)  # those that hear a negative prompt at any guidance scale
+
+
+def hears_negative(loss: Distillation) -> bool:
+    """Whether a negative prompt changes anything: at a guidance scale of 1 the prompt alone is asked."""
+    return isinstance(loss, GUIDED_ANYWAY) or loss.scale != 1
 
 
 def instead(loss: Distillation, name: str) -> Distillation:

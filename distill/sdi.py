@@ -28,7 +28,9 @@ class SDI(Distillation):
     name: str = field(default="sdi", init=False)
     scale: float = 7.5
     weight: Weight = "clean"
-    inversion_scale: float = -7.5  # guidance on the way up; what it takes from the prompt, `scale` gives back
+    inversion_scale: float | None = (
+        None  # guidance on the way up; without one -scale: what it takes, `scale` gives back
+    )
     steps: int = 10  # of the inversion
 
     def __post_init__(self) -> None:
@@ -38,5 +40,6 @@ class SDI(Distillation):
 
     def away(self, prior: Prior, learned: Any, shown: Shown, seen: Noised) -> Float[Tensor, "P C h w"]:
         del learned
-        z_t = inverted(prior, shown.conditions, shown.latents, float(seen.t[0]), self.steps, self.inversion_scale)
+        upward = -self.scale if self.inversion_scale is None else self.inversion_scale
+        z_t = inverted(prior, shown.conditions, shown.latents, float(seen.t[0]), self.steps, upward)
         return shown.latents - guide(prior, z_t, seen.t, shown.conditions, self.scale, self.rescale).clean

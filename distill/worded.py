@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill.prior import Conditions, Pictures, Prediction, Prior, Prompt
+from threed.distill.vsd import Adapter, adapted
 
 QUARTER = math.pi / 2
 
@@ -65,6 +66,11 @@ class Wording:
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
             raise ValueError(f"strength is {self.strength}; give a number from 0 on, such as 1")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """All that a prompt may have to say besides what it shows."""
+        return self.front, self.side, self.back, self.overhead
 
     def words(self, azimuth: Float[Tensor, "P"], elevation: Float[Tensor, "P"]) -> list[str]:
         """What each view is called."""
@@ -135,6 +141,10 @@ class Worded:
             (told([view] * len(pictures)).positive, weight) for view, weight in zip(views, weights, strict=True)
         )
         return Conditions(asked.positive, asked.null, asked.negative, aside)
+
+    def adapter(self, rank: int, rate: float, seed: int) -> Adapter:
+        """Of the prior it holds; raises ValueError where that has none."""
+        return adapted(self.prior, rank, rate, seed)
 
     def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
         return self.prior.denoise(z_t, t, condition)

@@ -29,7 +29,7 @@ from threed.renderers.volume import Render
 CLAY = 0.8  # the albedo of a mesh without a texture
 GRAZING = 1e-3  # the least cosine between a ray and a normal at which the point that it meets has a gradient
 
-Albedo = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N 3"]]  # points of the world to display sRGB in [0, 1]
+Albedo = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N C"]]  # points of the world to display sRGB, and latents
 
 
 def render(
@@ -45,7 +45,8 @@ def render(
 ) -> Render:
     """Pictures of a surface, differentiable to its textures, to what paints it, and to its vertices.
 
-    `albedo` paints a mesh, and `finish` says how it shines; a mesh alone looks like light grey clay. Without a `light`,
+    `albedo` paints a mesh, and `finish` says how it shines; a mesh alone looks like light grey clay. What `albedo` says
+    beyond three channels, display sRGB in [0, 1], are latents. Without a `light`,
     a lamp at the viewer's shoulder multiplies the albedo; with one, `rgb` has what it makes of the whole material,
     normal map included.
     """
@@ -57,7 +58,8 @@ def render(
         size = height * supersample, width * supersample
         samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
         views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
-    found = Render(*torch.cat(views).split([3, 3, 1, 1, 3], dim=-1))
+    shown, latents = torch.cat(views).tensor_split([11], dim=-1)
+    found = Render(*shown.split([3, 3, 1, 1, 3], dim=-1), latents=latents if latents.shape[-1] else None)
     return replace(found, mesh=mesh, edges=outline) if outline else found
 
 
@@ -85,8 +87,8 @@ def _view(
     width: int,
     normals: Callable[[Cameras, Fragments, Tensor], Tensor],
     outline: Edges | None,
-) -> Float[Tensor, "1 H W 11"]:
-    """rgb, albedo, alpha, depth and normal of one view, side by side, a sample a pixel."""
+) -> Float[Tensor, "1 H W C"]:
+    """rgb, albedo, alpha, depth, normal and any latents of one view, side by side, a sample a pixel."""
     primitives = ops(mesh.vertices.device)
     clip = functional.pad(mesh.vertices, (0, 1), value=1.0) @ camera.clip_from_world(width / height).mT
     fragments = primitives.rasterize(clip, mesh.faces, height, width)
@@ -96,9 +98,9 @@ def _view(
     points = primitives.interpolate(mesh.vertices, mesh.faces, fragments)[covered]
     normal = normals(camera, fragments, covered)
     depth = (points - camera.position).norm(dim=-1, keepdim=True)
-    albedo = paint(fragments, covered, points)
+    albedo, latents = paint(fragments, covered, points).tensor_split([3], dim=-1)
     rgb = lit(camera, fragments, covered, points, normal, albedo)
-    shown = torch.cat([rgb, albedo, torch.ones_like(depth), depth, normal], dim=-1)
+    shown = torch.cat([rgb, albedo, torch.ones_like(depth), depth, normal, latents], dim=-1)
     samples = shown.new_zeros(*covered.shape, shown.shape[-1]).index_put((covered,), shown)
     return primitives.antialias(samples, clip, fragments, outline) if outline else samples
 

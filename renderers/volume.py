@@ -28,6 +28,7 @@ class Sample:
     density: Float[Tensor, "N"]  # per metre
     albedo: Float[Tensor, "N 3"]  # display sRGB in [0, 1]
     normal: Float[Tensor, "N 3"]  # unit, in the world, out of the dense side
+    latents: Float[Tensor, "N C"] | None = None  # what the albedo is of, where a prior's latents are optimised
 
 
 @runtime_checkable
@@ -62,6 +63,8 @@ class Render:
     slope: Float[Tensor, "N 3"] | None = None  # of a signed distance, at points all over it
     mesh: Mesh | None = None  # the surface, where it is optimised, and its edges
     edges: Edges | None = None
+    latents: Float[Tensor, "B H W C"] | None = None  # of a scene that is made of them
+    sketch: Float[Tensor, ""] | None = None  # how far a volume is from the mesh that it is held to
 
     def over(self, background: Float[Tensor, "*#B 3"]) -> Float[Tensor, "B H W 3"]:
         """`rgb` in front of a colour, one for all or one for each picture."""
@@ -84,12 +87,15 @@ def render(
     packed = primitives.march(origins, directions, occupancy.occupied, occupancy.bound, step, jitter)
     x, packed = _visible(field, _points(origins, directions, packed), packed)
     sample = field(x)
-    values = torch.cat([sample.albedo, sample.normal], dim=-1)
+    more = [] if sample.latents is None else [sample.latents]
+    values = torch.cat([sample.albedo, sample.normal, *more], dim=-1)
     accumulated, alpha, depth, weights = primitives.composite(sample.density, values, packed)
-    albedo, normal = accumulated.reshape(len(cameras), height, width, 6).split(3, dim=-1)
+    accumulated = accumulated.reshape(len(cameras), height, width, -1)
+    albedo, normal, latents = accumulated[..., :3], accumulated[..., 3:6], accumulated[..., 6:]
     normal = torch.einsum("bij,bhwi->bhwj", cameras.rotation, normal)
     alpha, depth = (each.reshape(len(cameras), height, width, 1) for each in (alpha, depth))
-    return Render(albedo, albedo, alpha, depth, normal, Rays(directions, packed, weights, sample.normal))
+    rays = Rays(directions, packed, weights, sample.normal)
+    return Render(albedo, albedo, alpha, depth, normal, rays, latents=latents if more else None)
 
 
 def _points(origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], packed: Packed) -> Float[Tensor, "N 3"]:

@@ -18,6 +18,7 @@ import pytest
 from threed import __version__, cli, disk, doctor
 from threed.cli import main
 from threed.distill.losses import LOSSES
+from threed.distill.worded import Wording
 from threed.errors import FULL, Failure, unknown
 from threed.exporters import ENCODERS
 from threed.recipes import FAULTS, RECIPES
@@ -154,6 +155,29 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             [BARREL, "--recipe", "mvdream", "--loss", "nfsd"],
             "rescale is 0.5, and nfsd compares no contrasts; leave it at 0",
         ),
+        ([*DREAM, "--perp-neg", "-1"], "--perp-neg is -1.0; it must lie between 0 and 100"),
+        ([BARREL, "--view-words"], "recipe 'instant' distils nothing; use another --recipe, such as dreamfusion"),
+        (
+            ["very " * 12, *DREAM[1:], "--perp-neg", "1"],
+            "the prompt '(very )+very, front view' takes 17 tokens of at most 16; shorten it",
+        ),
+        (
+            [*DREAM, "--scale", "1", "--negative", "a crate"],
+            "--negative is 'a crate', and at a guidance scale of 1 nothing is led away from it; "
+            "leave it out, or use another --scale",
+        ),
+        (
+            [BARREL, "--recipe", "latent-paint", "--start", "volume"],
+            "recipe 'latent-paint' paints a mesh, and --start is 'volume'; give it a mesh file",
+        ),
+        (
+            [BARREL, "--recipe", "sketch-shape"],
+            "recipe 'sketch-shape' begins with a mesh; give it one with --start, or use threed edit",
+        ),
+        (
+            [BARREL, "--recipe", "sketch-shape", "--start", "sphere"],
+            "recipe 'sketch-shape' keeps to a shape; use --start with a mesh file, or volume",
+        ),
         ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
@@ -181,6 +205,35 @@ def test_a_mistake_costs_one_line_and_no_work(
     assert re.fullmatch(f"threed: {message}\n", err)
     assert asked == []
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_prompts_name_views_and_lead_aside_from_others(asked: list[Request]) -> None:
+    for number, (flags, strength) in enumerate(
+        ((["--view-words"], 0.0), (["--perp-neg", "2"], 2.0), (["--view-words", "--perp-neg", "0.5"], 0.5))
+    ):
+        assert main(["text", *DREAM, *flags, "--output", str(number)]) == 0
+        assert asked[-1].recipe.wording == Wording(strength=strength)
+        assert asked[-1].recipe.stages == RECIPES["dreamfusion"].stages
+    assert main(["text", *DREAM, "--output", "none"]) == 0
+    assert asked[-1].recipe.wording is None
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_negative_prompt_that_a_loss_hears_at_scale_1_is_taken(asked: list[Request], loss: str) -> None:
+    code = main(["text", *DREAM, "--loss", loss, "--scale", "1", "--negative", "a crate"])
+    assert code == (0 if loss in {"nfsd", "csd", "sdi", "bsd"} else 2)
+
+
+def test_particles_beyond_memory_are_refused_before_any_stage(
+    asked: list[Request], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a later stage, too."""
+    monkeypatch.setattr("threed.particles.total_memory", lambda: 2**27)
+    assert main(["text", BARREL, "--recipe", "prolificdreamer", "--particles", "64"]) == 2
+    assert re.fullmatch(
+        r"threed: 64 particles of \d\.\d million numbers do not fit; use at most \d+\n", capsys.readouterr().err
+    )
+    assert asked == []
 
 
 def test_a_device_that_is_not_there(
@@ -280,10 +333,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyP
             main(arguments)
         assert stopped.value.code == 0
     text = capsys.readouterr().out
-    flags = (
-        "output seed recipe loss scale particles start prior negative steps format faces texture-size height device "
-    )
-    flags += "resume overwrite"
+    flags = "output seed recipe loss scale particles view-words perp-neg start prior negative steps format faces "
+    flags += "texture-size height device resume overwrite"
     for flag in flags.split():
         assert f"--{flag} " in text
     assert 'threed text "a small green pine tree" --seed 3' in text

@@ -50,6 +50,18 @@ def test_it_keeps_the_contract(loss):
     assert all(value.shape == () for value in losses.values())
 
 
+def test_an_inversion_takes_as_much_as_is_given_back():
+    """Whatever the guidance scale, unless it is told otherwise."""
+    x, told_all = normal(3, 3, 4, 4), conditions()
+    for scale in (2.0, 7.5):
+        plain, same, other = (
+            gradient(SDI(scale=scale, **more), Known(), x, told_all, 0.3)
+            for more in ({}, {"inversion_scale": -scale}, {"inversion_scale": -scale - 1})
+        )
+        assert torch.equal(plain, same)
+        assert not torch.equal(plain, other)
+
+
 @every_loss
 @pytest.mark.parametrize("schedule", ["cosine", "straight"])
 def test_the_same_gradient_whatever_the_network_predicts(loss, schedule):

@@ -16,11 +16,14 @@ from threed.distill.prior import cosine, prediction_from
 from threed.distill.vsd import VSD
 from threed.errors import Mistake
 from threed.nerf import NeRF
-from threed.particles import Particles, check_room
+from threed.paint import PaintConfig
+from threed.particles import Particles, check_room, least
 from threed.pictures import agreement
-from threed.pipeline import shaped
+from threed.pipeline import begun, shaped
 from threed.renderers.camera import orbit
 from threed.run import Run
+from threed.sdf import SDF, SDFConfig
+from threed.solid import Solid, SolidConfig
 from threed.train import seeded
 
 LOSS = VSD(scale=1.0, weight="clean", rate=0.02, t_min=Anneal(0.9, 0.3), t_max=Anneal(0.9, 0.3))
@@ -116,9 +119,18 @@ def test_without_a_generator_the_first_is_shown():
 def test_more_particles_than_the_memory_holds_are_refused(monkeypatch, tmp_path):
     values = sum(p.numel() for p in NeRF(NERF, seeded(0)).parameters())
     monkeypatch.setattr(particles, "total_memory", lambda: 3.5 * values * 16 / particles.SHARE)
-    check_room(NeRF(NERF, seeded(0)), 3)
+    check_room(values, 3)
     with pytest.raises(Mistake, match=r"4 particles of 0\.\d million numbers do not fit; use at most 3"):
-        check_room(NeRF(NERF, seeded(0)), 4)
+        check_room(values, 4)
     request = replace(REQUEST, recipe=staged(loss=LOSS, particles=4))
     with Run.create(tmp_path, request) as run, pytest.raises(Mistake, match="use at most 3"):
         shaped(request, run, knowing())
+
+
+@pytest.mark.parametrize("scene", [NERF, SDFConfig(), SolidConfig(), SolidConfig(paint=PaintConfig(finish=True))])
+def test_what_a_scene_takes_is_known_before_there_is_one(scene):
+    """Exactly; of a solid, but for the surface itself."""
+    made = begun(scene, None, REQUEST)
+    surface = made.tets if isinstance(made, Solid) else nn.Module()
+    extra = isinstance(made, SDF) + sum(p.numel() for p in surface.parameters())  # and how soft a distance is
+    assert least(scene) == sum(p.numel() for p in made.parameters()) - extra

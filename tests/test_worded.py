@@ -1,17 +1,21 @@
 """Views in words: which words where, how strongly led aside, and what both do against the Janus problem."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from known_prior import normal, seeded
+from test_particles import Shade, knowing
+from test_pipeline import REQUEST, box, made, staged
 
 from threed.distill.anneal import Anneal
-from threed.distill.gaussian import posterior_mean
+from threed.distill.gaussian import ViewOracle, posterior_mean
 from threed.distill.prior import Conditions, Pictures, Prior, asked, cosine, from_pixels, guide, pixels, prediction_from
 from threed.distill.score import Shown
 from threed.distill.sds import SDS
+from threed.distill.vsd import VSD
 from threed.distill.worded import Worded, Wording
 from threed.renderers.camera import Cameras, orbit
 
@@ -204,3 +208,30 @@ def test_a_negative_strength_is_refused():
 def test_the_first_view_of_an_orbit_is_a_front():
     cameras = orbit(4)
     assert Wording().words(cameras.azimuth, cameras.elevation) == ["front view", "side view", "back view", "side view"]
+
+
+def test_an_adapter_is_that_of_the_prior_it_holds():
+    learned = VSD(rate=0.3).init(Worded(knowing()), 0)
+    assert isinstance(learned, Shade)
+    assert learned.rate == 0.3
+    with pytest.raises(ValueError, match="a Faces has no adapter, which this loss trains; use another loss"):
+        VSD().init(Worded(Faces()), 0)
+
+
+def test_a_worded_recipe_tells_its_prior_views_at_every_step(tmp_path):
+    heard = []
+
+    @dataclass(frozen=True)
+    class Listening(ViewOracle):
+        def conditions(self, prompt, negative, pictures):
+            heard.append(prompt)
+            return super().conditions(prompt, negative, pictures)
+
+    prior = Listening(**vars(box()))
+    recipe = replace(staged(steps=2), wording=Wording(strength=0.0))
+    made(tmp_path, prior, replace(REQUEST, recipe=recipe))
+    assert len(heard) == 3  # once more for the state that is kept
+    views = re.compile(re.escape(REQUEST.prompt) + ", (front|side|back|overhead) view")
+    assert all(views.fullmatch(each) for prompts in heard for each in prompts)
+    assert {len(prompts) for prompts in heard} == {6}
+    assert len({each for prompts in heard for each in prompts}) > 1

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from threed.recipes import Recipe
     from threed.run import Request, Run
 
-PARTICLES = (1, 64)
+PARTICLES, PERP_NEG = (1, 64), (0.0, 100.0)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
@@ -66,6 +66,9 @@ Recipes, as threed/recipes.py has them:
   magic3d          that, and then of a surface
   fantasia3d       a surface from a ball, by its normals alone; then its colours
   textmesh         score distillation of a signed distance
+  latent-nerf      dreamfusion in the prior's own latents, which of the embedded prior are pixels; then in colours
+  sketch-shape     that, held to the shape of a mesh far from its surface (--start MESH)
+  latent-paint     a mesh in new colours, painted in the prior's own latents (--start MESH)
   mvdream          dreamfusion by a reconstruction loss
   hifa             dreamfusion with pictures denoised in several steps, and thin surfaces
   nfsd             dreamfusion without the noise that was added; has a negative prompt of its own
@@ -82,6 +85,7 @@ For example:
   threed text "a wooden barrel" --recipe dreamfusion --resume    # go on where a run was stopped
   threed text "a wooden barrel" --recipe dreamfusion --loss vsd --particles 2    # under another loss
   threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
+  threed text "a stone castle" --recipe sketch-shape --start blocks.glb    # in the shape of one
 """
 ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine.
 
@@ -110,6 +114,18 @@ class Text:
     particles: Annotated[
         int | None,
         said(f"Scenes that vsd or bsd fits together, {PARTICLES[0]} to {PARTICLES[1]}; the first is made.", "one"),
+    ] = None
+    view_words: Annotated[
+        bool,
+        said("Let prompts name the view, for priors that are told no cameras; embedded is.", "off"),
+    ] = False
+    perp_neg: Annotated[
+        float | None,
+        said(
+            f"Name views, and lead pictures aside from other views so strongly, {PERP_NEG[0]:g} to {PERP_NEG[1]:g}: "
+            "Perp-Neg.",
+            "0",
+        ),
     ] = None
     prior: PriorName = "embedded"
     negative: Negative = ""
@@ -205,6 +221,7 @@ def text(asked: Text) -> None:
     request = resolve(asked)
     check_prior(request)
     check_start(request)
+    check_particles(request)
 
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
@@ -230,6 +247,7 @@ def check_cheaply(asked: Text) -> None:
         "steps": STEPS,
         "scale": SCALE,
         "particles": PARTICLES,
+        "perp_neg": PERP_NEG,
         "faces": FACES,
         "texture_size": TEXTURE,
         "height": HEIGHT,
@@ -246,6 +264,7 @@ def resolve(asked: Text) -> Request:
     formats = formats_of(asked.format)
     check_machine(asked.device)
     recipe = with_flags(recipe, asked)
+    check_negative(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         negative=" ".join(asked.negative.split()) or recipe.negative,
@@ -306,9 +325,10 @@ def with_flags(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
         raise Mistake(
             f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
         )
-    particles = asked.particles if isinstance(asked, Text) else None
-    if (asked.loss, asked.scale, particles) != (None, None, None):
-        recipe = under(recipe, asked.loss, asked.scale, particles)
+    flags = {name: getattr(asked, name, None) for name in ("loss", "scale", "particles", "view_words", "perp_neg")}
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    if given:
+        recipe = under(recipe, **given)
     if asked.steps is None:
         return recipe
     if not recipe.stages and recipe.overpaint:
@@ -322,21 +342,56 @@ def with_flags(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
     return replace(recipe, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in recipe.stages))
 
 
-def under(recipe: Recipe, loss: str | None, scale: float | None, particles: int | None) -> Recipe:
-    """The recipe with another loss, guidance scale or number of particles. Raises Mistake."""
+def under(
+    recipe: Recipe,
+    loss: str | None = None,
+    scale: float | None = None,
+    particles: int | None = None,
+    view_words: bool = False,
+    perp_neg: float | None = None,
+) -> Recipe:
+    """The recipe with another loss, guidance scale, number of particles or wording. Raises Mistake."""
     from threed.distill.losses import LOSSES
+    from threed.distill.worded import Wording
     from threed.recipes import distilled
 
     if loss is not None and loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
+    worded = view_words or perp_neg is not None
+    wording = Wording(strength=perp_neg or 0.0) if worded else None
     try:
-        return distilled(recipe, loss, scale, particles)
+        return distilled(recipe, loss, scale, particles, wording)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
 
+def check_negative(recipe: Recipe, asked: Text) -> None:
+    """That somebody hears what the asset should not look like. Raises Mistake."""
+    from threed.distill.losses import hears_negative
+
+    heard = (
+        recipe.start == "volume"
+        or recipe.overpaint
+        or any(stage.loss and hears_negative(stage.loss) for stage in recipe.stages)
+    )
+    if asked.negative.strip() and not heard:
+        raise Mistake(
+            f"--negative is {asked.negative!r}, and at a guidance scale of 1 nothing is led away from it; "
+            "leave it out, or use another --scale"
+        )
+
+
+def check_particles(request: Request) -> None:
+    """That the memory holds as many scenes as any stage fits together. Raises Mistake."""
+    from threed.particles import check_room, least
+
+    for stage in request.recipe.stages:
+        if stage.particles > 1:
+            check_room(least(stage.scene), stage.particles)
+
+
 def check_prior(request: Request) -> None:
-    """That the weights are whole and the prompts short enough. Raises Mistake."""
+    """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
     from threed.distill.embedded import Conventions
     from threed.distill.folder import UnreadablePrior, located, verify
     from threed.distill.text import load_tokenizer, pieces
@@ -347,7 +402,9 @@ def check_prior(request: Request) -> None:
     try:
         verify(folder)
         limit, tokenizer = Conventions.read(folder).text_tokens, load_tokenizer(folder)
-        for what, prompt in (("prompt", request.prompt), ("--negative", request.negative)):
+        worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
+        prompts = [("prompt", each) for each in (request.prompt, *worded)]
+        for what, prompt in (*prompts, ("--negative", request.negative)):
             count = len(pieces(tokenizer, prompt))
             if count > limit:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
@@ -358,12 +415,18 @@ def check_prior(request: Request) -> None:
 def check_start(request: Request) -> None:
     """That there is something to begin from. Raises Mistake."""
     from threed.distill.folder import located
+    from threed.nerf import NeRFConfig
+    from threed.paint import PaintedConfig
     from threed.recipes import STARTS
     from threed.renderers.read import SUFFIXES
 
-    name = request.recipe.start
+    name, stages = request.recipe.start, request.recipe.stages
     if name == "carved" and request.picture is None:
         raise Mistake("there is no picture to carve by; use threed image, --start volume, sphere, or a mesh file")
+    if name in STARTS and any(isinstance(stage.scene, PaintedConfig) for stage in stages):
+        raise Mistake(f"recipe {request.recipe.name!r} paints a mesh, and --start is {name!r}; give it a mesh file")
+    if name == "sphere" and any(isinstance(stage.scene, NeRFConfig) and stage.scene.lenience for stage in stages):
+        raise Mistake(f"recipe {request.recipe.name!r} keeps to a shape; use --start with a mesh file, or volume")
     if name == "volume" and not (located(request.prior) / "start").is_dir():
         raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
     if name in STARTS:

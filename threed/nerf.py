@@ -7,7 +7,8 @@ up, there is no network to evaluate, and the slope of the density is one look-up
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,13 +16,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from threed.errors import Mistake
 from threed.hashgrid import cube, summed
+from threed.latents import Latents, check
 from threed.renderers import volume
 from threed.renderers.camera import Cameras
 from threed.renderers.occupancy import Occupancy
 from threed.renderers.ops import HashGrid, ops
 from threed.renderers.volume import Render, Sample
+from threed.sketch import Sketch
 
+FREE = ("resolution", "samples", "shape_rate", "colour_rate", "latents", "lenience")  # what may change in a later stage
 THRESHOLDS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # densities, per metre
 
 
@@ -37,16 +42,32 @@ class NeRFConfig:
     peak: float = 20.0  # sigma = peak * softplus(logit), per metre
     shape_rate: float = 0.06  # learning rates; a colour that settles before the shape does settles on grey
     colour_rate: float = 0.01
+    latents: bool = False  # whether its colours are the prior's latents, rendered as many as the prior has of a picture
+    lenience: float | None = None  # metres from the surface of its beginning within which it is free; None: anywhere
+
+    def __post_init__(self) -> None:
+        if self.lenience is not None and not 0 < self.lenience < math.inf:
+            raise Mistake(f"a lenience of {self.lenience} m; use one above 0, such as 0.1, or none for a free shape")
 
 
 class NeRF(nn.Module):
-    """sigma(x) = peak softplus(shape(x) + ball(x)), albedo(x) = sigmoid(colour(x))."""
+    """sigma(x) = peak softplus(shape(x) + ball(x)), albedo(x) = sigmoid(colour(x)).
 
-    def __init__(self, config: NeRFConfig, generator: torch.Generator) -> None:
+    Where colours are latents, the albedo is what these look like.
+    """
+
+    def __init__(
+        self,
+        config: NeRFConfig,
+        generator: torch.Generator,
+        latents: Latents | None = None,  # of the prior, where its colours are
+    ) -> None:
         super().__init__()
-        self.config = config
+        check(config.latents, latents)
+        self.config, self.latents = config, latents
+        self.sketch: Sketch | None = None  # what its shape is held to
         self.shape = nn.Parameter(_nearly_zero(config.grid.size, 1, generator))
-        self.colour = nn.Parameter(_nearly_zero(config.grid.size, 3, generator))
+        self.colour = nn.Parameter(_nearly_zero(config.grid.size, latents.channels if latents else 3, generator))
         self.occupancy = Occupancy(config.occupancy, config.bound)
         self.occupancy.update(self.density, generator)
 
@@ -67,7 +88,10 @@ class NeRF(nn.Module):
         slope = ops(x.device).hash_gradient(cube(x, bound), self.shape, every_level, grid) / (2 * bound)
         toward_centre = -self.config.start_slope * functional.normalize(x, dim=-1)
         normal = -functional.normalize(slope + toward_centre, dim=-1, eps=1e-6)
-        return Sample(self.density(x), torch.sigmoid(summed(x, self.colour, grid, bound)), normal)
+        colour = summed(x, self.colour, grid, bound)
+        if self.latents is None:
+            return Sample(self.density(x), torch.sigmoid(colour), normal)
+        return Sample(self.density(x), self.latents(colour), normal, colour)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Per metre. The ball is Magic3D's density bias (Lin et al. 2022, arXiv 2211.10440, section 4.1)."""
@@ -76,9 +100,24 @@ class NeRF(nn.Module):
         return self.config.peak * functional.softplus(logit)
 
     def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
-        """Square pictures of `size` pixels; the generator, if any, jitters the samples along the rays."""
-        size, step = size or self.config.resolution, 2 * self.config.bound / self.config.samples
-        return volume.render(self, cameras, size, size, self.occupancy, step, generator)
+        """Square pictures of `size` pixels; the generator, if any, jitters the samples and asks what it is held to."""
+        side = self.latents.side if self.latents else self.config.resolution
+        size, step = size or side, 2 * self.config.bound / self.config.samples
+        render = volume.render(self, cameras, size, size, self.occupancy, step, generator)
+        if generator is None or self.sketch is None:
+            return render
+        return replace(render, sketch=self.sketch(self.density, generator))
+
+    def continued(self, config: NeRFConfig, generator: torch.Generator) -> NeRF:
+        """The same shape, its colours still to be taught. Raises ValueError for a configuration of another shape."""
+        was = self.config
+        if replace(was, **{name: getattr(config, name) for name in FREE}) != config:
+            raise ValueError(f"a volume of {was} cannot go on as {config}; change {', '.join(FREE)} alone")
+        nerf = NeRF(config, generator)
+        with torch.no_grad():
+            nerf.shape.copy_(self.shape)
+        nerf.occupancy.update(nerf.density, generator)
+        return nerf
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threed.hashgrid import summed
+from threed.latents import Latents, check
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
 from threed.renderers.light import studio
@@ -32,6 +33,7 @@ STEEPEST = 0.7  # of a bump along each axis of the world: at most 50 degrees in 
 class PaintConfig:
     grid: HashGrid = field(default_factory=lambda: HashGrid(levels=5, coarsest=8, finest=128))
     rate: float = 0.01  # learning rate
+    latents: bool = False  # whether the colours are the prior's latents
     finish: bool = False  # whether roughness, metallic and normals are painted too, and pictures drawn under a light
 
 
@@ -39,18 +41,25 @@ class Paint(nn.Module):
     """albedo(x) = sigmoid(colour(x)) in [-bound, bound]^3 metres, colour a sum over the levels of a hash grid.
 
     A finish has five such sums more: roughness and metallic through a sigmoid, a bump through a hyperbolic tangent.
+    Where colours are latents, the albedo is what these look like.
     """
 
-    def __init__(self, config: PaintConfig, bound: float) -> None:
-        """Grey; a finish is even, rather rough, and hardly a metal."""
+    def __init__(self, config: PaintConfig, bound: float, latents: Latents | None = None) -> None:
+        """Grey, or latents of 0; a finish is even, rather rough, and hardly a metal."""
         super().__init__()
-        self.config, self.bound = config, bound
-        self.colour = nn.Parameter(torch.zeros(config.grid.size, 3))
+        check(config.latents, latents)
+        self.config, self.bound, self.latents = config, bound, latents
+        self.colour = nn.Parameter(torch.zeros(config.grid.size, latents.channels if latents else 3))
         self.gloss = nn.Parameter(torch.zeros(config.grid.size, 5)) if config.finish else None
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Display sRGB in [0, 1]."""
-        return torch.sigmoid(summed(points, self.colour, self.config.grid, self.bound))
+        return self.seen(points)[:, :3]
+
+    def seen(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """Display sRGB, and beside it any latents, as `surface.render` wants them."""
+        colour = summed(points, self.colour, self.config.grid, self.bound)
+        return torch.sigmoid(colour) if self.latents is None else torch.cat([self.latents(colour), colour], dim=-1)
 
     @property
     def finish(self) -> Finished | None:
@@ -60,13 +69,14 @@ class Paint(nn.Module):
     def drawn(self, mesh: Mesh, cameras: Cameras, size: int, supersample: int, smooth: bool = False) -> Render:
         """Square pictures of a mesh in this paint; with a finish, under a lamp at the first viewer's shoulder."""
         light = studio(cameras.azimuth[0]) if self.finish else None
-        return surface.render(mesh, cameras, size, size, supersample, smooth, self, light, self.finish)
+        return surface.render(mesh, cameras, size, size, supersample, smooth, self.seen, light, self.finish)
 
     def continued(self, config: PaintConfig) -> Paint:
         """The same paint, at another rate, and a finish begun where it had none. Raises ValueError for other grids."""
-        if config.grid != self.config.grid or self.config.finish > config.finish:
+        was = self.config
+        if (config.grid, config.latents) != (was.grid, was.latents) or was.finish > config.finish:
             raise ValueError("paint goes on with the grid and the finish that it has; change the recipe's stages")
-        paint = Paint(config, self.bound)
+        paint = Paint(config, self.bound, self.latents)
         paint.load_state_dict(paint.state_dict() | self.state_dict())
         return paint
 
@@ -113,19 +123,22 @@ class Painted(nn.Module):
     vertices: Float[Tensor, "V 3"]
     faces: Int[Tensor, "F 3"]
 
-    def __init__(self, config: PaintedConfig, asset: Asset, generator: torch.Generator) -> None:
+    def __init__(
+        self, config: PaintedConfig, asset: Asset, generator: torch.Generator, latents: Latents | None = None
+    ) -> None:
         """In the asset's own colours; its farthest vertex is at radius 1, as `normalised` has it."""
         super().__init__()
         self.config, self.asset = config, asset
         self.register_buffer("vertices", asset.mesh.vertices, persistent=False)
         self.register_buffer("faces", asset.mesh.faces, persistent=False)
-        self.paint = Paint(config.paint, self.bound)
+        self.paint = Paint(config.paint, self.bound, latents)
         self.paint.teach(*scattered(asset, SCATTERED, generator), 0.01, generator)
 
     def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
         """Square pictures of `size` pixels; nothing about them is random."""
         del generator
-        size, mesh = size or self.config.resolution, Mesh(self.vertices, self.faces)
+        latents, mesh = self.paint.latents, Mesh(self.vertices, self.faces)
+        size = size or (latents.side if latents else self.config.resolution)
         return self.paint.drawn(mesh, cameras, size, self.config.supersample)
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -10,11 +10,24 @@ from torch import Tensor, nn
 
 from threed.errors import Mistake
 from threed.machine import total_memory
+from threed.nerf import NeRFConfig
+from threed.paint import PaintedConfig
 from threed.renderers.camera import Cameras
 from threed.renderers.volume import Render
+from threed.sdf import SDFConfig
+from threed.solid import SolidConfig
 
 COPIES = 4  # of every parameter while it is fitted: itself, its gradient, and Adam's two averages
 SHARE = 0.6  # of the memory that particles may take
+
+
+def least(scene: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig) -> int:
+    """How many numbers a scene has at least, before any work: those of its hash grids."""
+    match scene:
+        case NeRFConfig() | SDFConfig():
+            return 4 * scene.grid.size  # a density or a distance, and a colour
+        case SolidConfig() | PaintedConfig():
+            return (8 if scene.paint.finish else 3) * scene.paint.grid.size
 
 
 class Particles(nn.Module):
@@ -48,9 +61,9 @@ class Particles(nn.Module):
         return scenes[self.shown]
 
 
-def check_room(scene: nn.Module, particles: int) -> None:
-    """Raises Mistake for more scenes like this one than the memory holds."""
-    memory, values = total_memory(), sum(p.numel() for p in scene.parameters())
+def check_room(values: int, particles: int) -> None:
+    """Raises Mistake for more scenes of so many numbers than the memory holds."""
+    memory = total_memory()
     most = int(SHARE * memory / (4 * COPIES * values)) if memory else particles
     if particles > most:
         raise Mistake(f"{particles} particles of {values / 1e6:.1f} million numbers do not fit; use at most {most}")

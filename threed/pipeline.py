@@ -18,6 +18,7 @@ from threed.distill.embedded import Embedded
 from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
+from threed.distill.worded import Worded
 from threed.errors import Failure, Mistake
 from threed.exporters import export, place
 from threed.exporters.bake import Look, bake_material
@@ -27,10 +28,11 @@ from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
+from threed.latents import Latents
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
 from threed.overpaint import overpaint
-from threed.paint import Paint, Painted, PaintedConfig
+from threed.paint import Paint, PaintConfig, Painted, PaintedConfig
 from threed.particles import Particles, check_room
 from threed.recipes import STARTS, AssetSettings, Stage
 from threed.reference import Target
@@ -41,6 +43,7 @@ from threed.renderers.read import normalised, read
 from threed.renderers.shading import bent
 from threed.run import Request, Run
 from threed.sdf import SDF, SDFConfig, imitate_voxels
+from threed.sketch import Sketch
 from threed.solid import Solid, SolidConfig
 from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
@@ -100,10 +103,13 @@ def staged(
 ) -> Shape | None:
     """What the recipe's stages make of a start, by a prior, by what a picture shows, or by both."""
     done = dict[str, Any]()
+    if request.recipe.wording and prior:
+        prior = Worded(prior, request.recipe.wording)
     for stage in request.recipe.stages:
         with run.log.stage(f"begin {stage.name}"):
-            scene = begun(stage.scene, shape, request).to(request.device)
-            fitted = together(scene, shape, stage, request)
+            latents = latents_of(stage.scene, prior, request, run)
+            scene = begun(stage.scene, shape, request, copy.deepcopy(latents)).to(request.device)
+            fitted = together(scene, shape, stage, request, latents)
         fit(fitted, stage, prior, request, run, done, target)
         done[stage.name] = fitted.state_dict()
         shape = scene.cpu()  # what follows is work for processors
@@ -119,13 +125,30 @@ def warn(request: Request, run: Run) -> None:
         )
 
 
-def together(scene: NeRF | SDF | Solid | Painted, shape: Shape | None, stage: Stage, request: Request) -> Scene:
+def latents_of(
+    config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig, prior: Prior | None, request: Request, run: Run
+) -> Latents | None:
+    """The prior's latents, for a scene that is made of them; says so where they are its pixels."""
+    match config:
+        case NeRFConfig(latents=True) | PaintedConfig(paint=PaintConfig(latents=True)):
+            assert prior
+            latents = Latents.of(prior, request.device)
+            if latents.side == prior.image_size:
+                run.log.note(f"the latents of the prior {request.prior!r} are its pixels; so are the scene's")
+            return latents
+    return None
+
+
+def together(
+    scene: NeRF | SDF | Solid | Painted, shape: Shape | None, stage: Stage, request: Request, latents: Latents | None
+) -> Scene:
     """The scene, among as many others as the stage wants. Raises Mistake when the memory does not hold them."""
     if stage.particles == 1:
         return scene
-    check_room(scene, stage.particles)
+    check_room(sum(p.numel() for p in scene.parameters()), stage.particles)
     others = [
-        begun(stage.scene, copy.deepcopy(shape), request, k).to(request.device) for k in range(1, stage.particles)
+        begun(stage.scene, *copy.deepcopy((shape, request, latents)), k).to(request.device)
+        for k in range(1, stage.particles)
     ]
     return Particles([scene, *others])
 
@@ -134,6 +157,7 @@ def begun(
     config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig,
     shape: Shape | None,
     request: Request,
+    latents: Latents | None = None,
     particle: int = 0,
 ) -> NeRF | SDF | Solid | Painted:
     """A scene that looks like what there is so far. Raises Failure for a volume without a surface."""
@@ -150,16 +174,23 @@ def begun(
             except ValueError as error:
                 raise Failure(f"no surface came out of the volume: {error}") from error
         case PaintedConfig(), VoxelField():
-            return Painted(config, own(request.recipe.start), generator)
+            return Painted(config, own(request.recipe.start), generator, latents)
         case SDFConfig(), None | VoxelField():
             sdf = SDF(config, generator)
             if shape:
                 imitate_voxels(sdf, shape.voxels, shape.radius.item(), generator)
             return sdf
-        case NeRFConfig(), None | VoxelField():
-            nerf = NeRF(config, generator)
-            if shape:
-                imitate(nerf, shape, generator)
+        case NeRFConfig(lenience=None), None:
+            return NeRF(config, generator, latents)
+        case NeRFConfig(), VoxelField():
+            nerf = NeRF(config, generator, latents)
+            imitate(nerf, shape, generator)
+            if config.lenience:
+                nerf.sketch = Sketch.of(shape.voxels, shape.radius.item(), nerf.bound, config.lenience, generator)
+            return nerf
+        case NeRFConfig(latents=False, lenience=None), NeRF():
+            nerf = shape.continued(config, generator)
+            imitate(nerf, shape, generator)
             return nerf
     raise ValueError(f"a {type(config).__name__} cannot begin as {shape}; change the recipe's stages")
 

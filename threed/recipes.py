@@ -13,6 +13,7 @@ from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
 from threed.distill.vsd import BSD, VSD
+from threed.distill.worded import Wording
 from threed.nerf import NeRFConfig
 from threed.overpaint import Overpaint
 from threed.paint import PaintConfig, PaintedConfig
@@ -36,6 +37,7 @@ class Terms:
     sparsity: Anneal = field(default_factory=lambda: Anneal(0.0))  # no haze
     opacity: Anneal = field(default_factory=lambda: Anneal(0.0))  # solid or empty, nothing between
     orientation: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: what is seen faces the camera
+    sketch: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: it is the mesh that it began as
     z_variance: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a volume: a ray meets one thin surface
     eikonal: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a signed distance: its slope has length 1
     normal_consistency: Anneal = field(default_factory=lambda: Anneal(0.0))  # of a surface: neighbours face one way
@@ -102,6 +104,7 @@ class Recipe:
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     negative: str = ""  # what it should not look like, unless the user says so
+    wording: Wording | None = None  # how prompts say from where each picture is seen; None: a prior is told by number
     overpaint: Overpaint | None = None  # how the texture is drawn over, once there is one
     asset: AssetSettings = field(default_factory=AssetSettings)
 
@@ -111,8 +114,10 @@ def falling(scale: float, first: float, last: float) -> SDS:
     return SDS(scale=scale, t_min=Anneal(first, last), t_max=Anneal(first, last), weight="clean")
 
 
-def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: int | None) -> Recipe:
-    """The recipe under another loss, with another guidance scale, or of several particles; where not None.
+def distilled(
+    recipe: Recipe, loss: str | None, scale: float | None, particles: int | None, wording: Wording | None
+) -> Recipe:
+    """The recipe under another loss, with another guidance scale, of several particles, or worded; where not None.
 
     Every particle has the steps that one scene has. Raises ValueError for what cannot work.
     """
@@ -137,7 +142,7 @@ def distilled(recipe: Recipe, loss: str | None, scale: float | None, particles: 
         )
     if any(isinstance(stage.loss, NEGATIVE) for stage in stages):
         negative = negative or FAULTS
-    return replace(recipe, stages=stages, negative=negative)
+    return replace(recipe, stages=stages, negative=negative, wording=wording or recipe.wording)
 
 
 COARSE = Stage(
@@ -169,6 +174,13 @@ HELD = replace(
     name="volume",
     scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
     reference=Reference(),
+)
+
+# The rate is that of colours: of the embedded prior, which knows pixels in [-1, 1], a latent is worth half as much.
+LATENT = replace(COARSE, name="latent", scene=NeRFConfig(latents=True, colour_rate=0.005))
+# At such low timesteps this prior's guidance turns brown into grey; without any, colours stay what they were.
+REFINE = replace(
+    COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=20, loss=falling(1.0, 0.3, 0.2)
 )
 
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
@@ -378,6 +390,41 @@ RECIPES: dict[str, Recipe] = {
             name="textmesh",
             about="a signed distance, rendered as a volume (Tsalicoglou et al. 2023), then its surface",
             stages=(replace(COARSE, scene=SDFConfig(), terms=Terms(eikonal=Anneal(200.0))),),
+        ),
+        Recipe(
+            name="latent-nerf",
+            about="a volume in the prior's own latents (Metzer et al. 2022), then in colours",
+            # Metzer et al.: 5,000 steps of 64 x 64 latents, scale 100, t in [0.02, 0.98]; then colours at 512 pixels.
+            stages=(LATENT, REFINE),
+        ),
+        Recipe(
+            name="sketch-shape",
+            about="that, held to the shape of a mesh far from its surface, and free near it (Metzer et al. 2022)",
+            start="mesh",
+            stages=(
+                replace(
+                    LATENT,
+                    scene=NeRFConfig(latents=True, colour_rate=0.005, lenience=0.1),
+                    # Metzer et al.: 5e-6 beside sums over latents and means over their timesteps' weights; 1 elsewhere.
+                    terms=Terms(sketch=Anneal(1000.0)),
+                ),
+                REFINE,
+            ),
+        ),
+        Recipe(
+            name="latent-paint",
+            about="a mesh in new colours, painted in the prior's own latents (Metzer et al. 2022)",
+            start="mesh",
+            # Metzer et al.: 5,000 steps of a texture of 128 x 128 latents.
+            stages=(
+                replace(
+                    COARSE,
+                    name="paint",
+                    scene=PaintedConfig(PaintConfig(rate=0.015, latents=True)),
+                    steps=80,
+                    loss=falling(4.0, 0.9, 0.3),
+                ),
+            ),
         ),
         Recipe(
             name="mvdream",

@@ -25,7 +25,7 @@ from threed.renderers.bilateral import bilateral, within
 from threed.renderers.camera import Cameras
 from threed.renderers.occupancy import Occupancy
 from threed.renderers.read import read
-from threed.renderers.volume import Render, Sample
+from threed.renderers.volume import Field, Render, Sample
 from threed.renderers.voxels import Voxels, voxelise
 from threed.train import seeded
 
@@ -153,7 +153,7 @@ def smoothed(voxels: Voxels) -> Voxels:
     return replace(voxels, distance=torch.from_numpy(np.where(inner, distance, distance.clip(min=1))))
 
 
-def imitate(nerf: NeRF, field: VoxelField, generator: torch.Generator) -> None:
+def imitate(nerf: NeRF, field: Field, generator: torch.Generator) -> None:
     """Fit the NeRF to a field, point by point: what distillation then begins from."""
     optimizer = torch.optim.Adam(nerf.parameters(), lr=IMITATION_RATE, betas=(0.9, 0.99))
     for _ in range(IMITATION_STEPS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from threed.distill.prior import Pictures, Prior
 from threed.distill.score import Learned, Shown
@@ -116,8 +117,8 @@ def distilled(
     cameras = stage.views.sample(generator).to(request.device)
     pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
     render = fitted.scene.render(cameras, generator=generator)  # what we see
-    shown = pictures.of(render)
-    told = Shown(prior.encode(shown), prior.conditions(request.prompt, request.negative, pictures), shown)
+    latents, shown = encoded(prior, pictures, render)
+    told = Shown(latents, prior.conditions(request.prompt, request.negative, pictures), shown)
     losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
     return [Look(render, losses, shown, len(cameras))]
 
@@ -193,6 +194,25 @@ def background(stage: Stage, generator: torch.Generator) -> Float[Tensor, "3"]:
     return torch.ones(3) if chance < stage.white_background else colour
 
 
+def encoded(
+    prior: Prior, pictures: Pictures, render: Render
+) -> tuple[Float[Tensor, "P C h w"], Float[Tensor, "P H W 3"]]:
+    """The latents of these pictures of a scene, and the pictures: by the encoder, or, of a scene that is made of
+    latents, by the decoder. The albedo alone is made of them; other kinds are enlarged and encoded.
+    """
+    if render.latents is None:
+        shown = pictures.of(render)
+        return prior.encode(shown), shown
+    side = prior.image_size
+    plain = prior.encode(pictures.background.expand(1, side, side, 3))
+    found = {"albedo": render.latents.movedim(-1, 1) + (1 - render.alpha.movedim(-1, 1)) * plain}
+    for kind in {*pictures.kinds} - {*found}:
+        small = replace(pictures, kinds=(kind,)).of(render).movedim(-1, 1)
+        found[kind] = prior.encode(functional.interpolate(small, (side, side), mode="bilinear").movedim(1, -1))
+    latents = torch.cat([found[kind] for kind in pictures.kinds])
+    return latents, prior.decode(latents)
+
+
 def terms(weights: Terms, render: Render, progress: float) -> dict[str, Tensor]:
     """The weighted regularizers that a stage asks for by now."""
     asked = {term.name: getattr(weights, term.name)(progress) for term in fields(weights)}
@@ -217,6 +237,12 @@ def _of_surface(render: Render) -> tuple[Mesh, Edges | None]:
     return render.mesh, render.edges
 
 
+def _sketch(render: Render) -> Tensor:
+    if render.sketch is None:
+        raise ValueError("sketch is a term of volumes with a lenience that began as a mesh; leave it out for others")
+    return render.sketch
+
+
 def _orientation(render: Render) -> Tensor:
     rays = _of_rays(render)
     return orientation(rays.weights.detach(), rays.normal, rays.directions, rays.packed)
@@ -233,6 +259,7 @@ TERMS: dict[str, Callable[[Render], Tensor]] = {
     "orientation": _orientation,
     "z_variance": _z_variance,
     "eikonal": _eikonal,
+    "sketch": _sketch,
     "normal_consistency": lambda render: normal_consistency(*_of_surface(render)),
     "laplacian": lambda render: laplacian(*_of_surface(render)),
 }
