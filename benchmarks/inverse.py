@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 from truth import SOLIDS
@@ -39,6 +38,7 @@ from threed.pictures import portraits, sheet
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.nearest import tree
 from threed.renderers.surface import CLAY
 from threed.tetrahedra import march
 from threed.tets import Level, TetConfig, TetScene, sampled
@@ -193,8 +193,8 @@ def compared(made: Mesh, truth: tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]
     """Chamfer in per cent of the diagonal, degrees between normals, and the numbers of bodies and holes (handles)."""
     points, normals, _ = scattered(clay(made), POINTS, seeded(1))
     true_points, true_normals = truth
-    away, nearest = KDTree(true_points.numpy()).query(points.numpy())
-    back, _ = KDTree(points.numpy()).query(true_points.numpy())
+    away, nearest = tree(true_points.numpy()).query(points.numpy())
+    back, _ = tree(points.numpy()).query(true_points.numpy())
     turn = (normals * true_normals[torch.from_numpy(nearest)]).sum(-1).clamp(-1, 1).acos()
     count = bodies(made)
     return {

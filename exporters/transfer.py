@@ -19,6 +19,7 @@ from torch.nn import functional
 from threed.exporters.bake import Look, bake_material
 from threed.exporters.unwrap import unwrap
 from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.nearest import tree
 from threed.renderers.ops import ops
 from threed.renderers.tangents import corner_tangents, world_from_tangent
 
@@ -76,9 +77,7 @@ class Nearest:
         points = (mesh.corners[face] * weight[..., None]).sum(1)
         reach = FACING * float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
         sides = torch.cat([points, reach * mesh.face_normals[face]], dim=-1)
-        # Rounded, because a tree never ends to split numbers too small for processors that make zeros of them.
-        sides = (sides.double() / (reach * 1e-7)).round() * (reach * 1e-7)
-        return Nearest(mesh, face, KDTree(sides[:, :3].numpy()), KDTree(sides.numpy()), reach)
+        return Nearest(mesh, face, tree(sides[:, :3].numpy()), tree(sides.numpy()), reach)
 
     def __call__(
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]

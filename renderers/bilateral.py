@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import coo_array, csr_array, eye_array
-from scipy.spatial import KDTree
+
+from threed.renderers.nearest import tree
 
 
 def bilateral(
@@ -44,6 +45,6 @@ def touching(groups: Int[np.ndarray, "N K"]) -> csr_array:
 
 def within(points: Float[np.ndarray, "N D"] | Int[np.ndarray, "N D"], radius: float) -> csr_array:
     """1 for every pair of points that lie at most so far apart, and for each with itself."""
-    i, j = KDTree(points).query_pairs(radius, output_type="ndarray").T
+    i, j = tree(points).query_pairs(radius, output_type="ndarray").T
     near = coo_array((np.ones(len(i)), (i, j)), shape=(len(points),) * 2)
     return (near + near.T + eye_array(len(points))).tocsr()

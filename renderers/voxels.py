@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 from torch.nn import functional
 
 from threed.renderers.mesh import Asset, Mesh
+from threed.renderers.nearest import tree
 from threed.renderers.ops import ops
 
 MARGIN = 1.5  # voxels between the object and the border of the lattice, at least
@@ -124,7 +124,7 @@ def _nearest(
     steps, voxel = distance_transform_edt(~touched, return_indices=True)
     near = steps.reshape(-1) <= TRUNCATION + 3**0.5
     distance, index = np.full(near.shape, np.inf, np.float32), np.zeros(near.shape, np.int64)
-    distance[near], index[near] = KDTree(surface.numpy()).query(lattice.numpy()[near])
+    distance[near], index[near] = tree(surface.numpy()).query(lattice.numpy()[near])
     of_nearest_voxel = index[np.ravel_multi_index(tuple(voxel), touched.shape).reshape(-1)]
     return torch.from_numpy(distance), torch.from_numpy(np.where(near, index, of_nearest_voxel))
 
@@ -133,7 +133,7 @@ def _thin(surface: Float[Tensor, "N 3"], core: Float[Tensor, "C 3"]) -> Bool[Ten
     """Where the surface has nothing of the core behind it."""
     if len(core) == 0:
         return torch.ones(len(surface), dtype=torch.bool)
-    distance, _ = KDTree(core.numpy()).query(surface.numpy(), distance_upper_bound=REACH)
+    distance, _ = tree(core.numpy()).query(surface.numpy(), distance_upper_bound=REACH)
     return torch.from_numpy(np.isinf(distance))
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial import KDTree
 from test_tetrahedra import ELLIPSOID, SPHERE, assert_closed, cube, ellipsoid, seeded, six_volumes, some_cells, torus
 
 from threed.errors import Mistake
 from threed.renderers.mesh import Asset, Material, Mesh
+from threed.renderers.nearest import tree
 from threed.renderers.volume import Sample
 from threed.renderers.voxels import voxelise
 from threed.start import VoxelField
@@ -70,7 +70,7 @@ def test_distance_to_a_mesh_is_the_least_over_all_triangles():
     points = torch.cat([grid.vertices[::3], 1.6 * torch.rand(300, 3, generator=seeded()) - 0.8])
     a, b = torch.cartesian_prod(torch.linspace(0, 1, 15), torch.linspace(0, 1, 15)).unbind(-1)
     spread = (torch.stack([1 - a, a * (1 - b), a * b], dim=-1) @ mesh.corners).reshape(-1, 3)
-    brute, _ = KDTree(spread.numpy()).query(points.numpy())
+    brute, _ = tree(spread.numpy()).query(points.numpy())
     found = unsigned_distance(points, mesh, reach=0.25).numpy()
     assert found.max() == 0.25
     assert (found <= brute.clip(max=0.25) + 1e-6).all()

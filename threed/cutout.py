@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.ndimage import binary_fill_holes, binary_opening, gaussian_filter, label
-from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
 from threed.errors import Mistake
 from threed.grabcut import divided, refined
 from threed.photograph import Photograph
+from threed.renderers.nearest import tree
 
 EXTENT = 0.78  # of the frame's side, the longer side of the object: the mean over the pictures starts are trained with
 LARGEST = 512  # pixels a side of what goes onto the texture
@@ -170,7 +170,7 @@ def first_guess(rgb: Float[np.ndarray, "H W 3"]) -> tuple[Bool[np.ndarray, "H W"
         raise Mistake("no object was found in the picture: it is all one colour; use another picture")
     sure &= ~intruding(rgb, sure)
     border = np.unique((rgb[sure] * 63).round(), axis=0) / 63
-    away, _ = KDTree(border).query(rgb.reshape(-1, 3), distance_upper_bound=LIKE)
+    away, _ = tree(border).query(rgb.reshape(-1, 3), distance_upper_bound=LIKE)
     guess = np.isinf(away).reshape(height, width) & ~sure
     if guess.mean() < 4 * SMALLEST:  # the border has all colours: begin with the rectangle within it
         guess = ~sure

@@ -184,6 +184,7 @@ REFINE = replace(
 )
 
 STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
+BALL = replace(STILL, margin=0.5)  # one that grew out of a ball, to as much as a metre
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -369,7 +370,7 @@ RECIPES: dict[str, Recipe] = {
                 replace(
                     COARSE,
                     name="geometry",
-                    scene=SolidConfig(),
+                    scene=SolidConfig(replace(BALL, distance_rate=0.1, deformation_rate=0.05), start_radius=0.7),
                     steps=120,
                     kinds=("normal",),
                     # Chen et al.: 2,000 steps, the first half with t in [0.02, 0.5]; this prior settles as COARSE says.
@@ -379,7 +380,7 @@ RECIPES: dict[str, Recipe] = {
                 replace(
                     COARSE,
                     name="appearance",
-                    scene=SolidConfig(STILL, PaintConfig(rate=0.03, finish=True)),
+                    scene=SolidConfig(BALL, PaintConfig(rate=0.03, finish=True)),
                     steps=60,
                     kinds=("shaded",),
                     loss=falling(4.0, 0.98, 0.3),

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
 from threed.errors import Mistake
 from threed.renderers.mesh import Mesh
+from threed.renderers.nearest import tree
 from threed.renderers.volume import Field
 from threed.tetrahedra import SNAP, TetGrid, march, tile
 
@@ -184,7 +184,7 @@ def unsigned_distance(points: Float[Tensor, "N 3"], mesh: Mesh, reach: float) ->
     corners = mesh.corners.double()
     middle = corners.mean(1)
     size = float((corners - middle[:, None]).norm(dim=-1).amax())
-    _, nearest = KDTree(middle.numpy()).query(points.numpy(), NEAREST, distance_upper_bound=reach + size)
+    _, nearest = tree(middle.numpy()).query(points.numpy(), NEAREST, distance_upper_bound=reach + size)
     nearest = torch.from_numpy(nearest)
     distance = points.new_full((len(points),), reach)
     (near,) = (nearest[:, 0] < len(corners)).nonzero(as_tuple=True)

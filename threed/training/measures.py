@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from scipy.spatial import KDTree
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +19,7 @@ from torch.nn import functional
 from threed.nerf import NeRF, NeRFConfig
 from threed.pictures import psnr
 from threed.renderers.camera import Cameras
+from threed.renderers.nearest import tree
 from threed.training.recolour import colour_of, name_of, oklab_from_srgb
 
 HUE = math.radians(30)  # by so much a colour may differ from the one that was asked for
@@ -111,8 +111,8 @@ def distances(
     a: Float[Tensor, "N 3"], b: Float[Tensor, "M 3"]
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "M"]]:
     """From each point of two surfaces to the nearest of the other."""
-    away, _ = KDTree(b.numpy()).query(a.numpy())
-    back, _ = KDTree(a.numpy()).query(b.numpy())
+    away, _ = tree(b.numpy()).query(a.numpy())
+    back, _ = tree(a.numpy()).query(b.numpy())
     return away, back
 
 
