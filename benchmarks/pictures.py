@@ -235,8 +235,9 @@ def compared(made: Asset, folder: Path, trial: Trial, encoder: start.PictureEnco
     away, back = measures.distances(mine.points, truth.points)
     similarity, silhouette = agreement(mine.render, truth.render)
     report = json.loads((folder / "report.json").read_text())
-    told = report.get("picture", {"azimuth_degrees": trial.azimuth})
-    again = voxelise(turned(mine.asset, math.radians(trial.azimuth - told["azimuth_degrees"])), VOXELS)
+    told = {f"reference_{name}": value for name, value in report.get("picture", {}).items()}
+    seen_from = told.get("reference_azimuth_degrees", trial.azimuth)
+    again = voxelise(turned(mine.asset, math.radians(trial.azimuth - seen_from)), VOXELS)
     found = {
         "volume_iou": measures.volume_iou(mine.voxels.occupied, truth.voxels.occupied),
         "turned_iou": measures.volume_iou(again.occupied, truth.voxels.occupied),
