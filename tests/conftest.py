@@ -7,6 +7,7 @@ compiles from their source.
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
 
 import threed  # noqa: F401 (before PyTorch, whose waiting threads it sets)
 
@@ -36,3 +37,10 @@ torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
 )
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def small_numbers() -> Iterator[None]:
+    """Commands that a test runs in this process flush them to zero; the next test starts as a program does."""
+    yield
+    torch.set_flush_denormal(False)

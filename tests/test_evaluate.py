@@ -360,7 +360,8 @@ def test_a_start_that_makes_the_truth_is_perfect(trial, items, prior_folder, mon
     for part in ("captions", "paraphrases", "pictures"):
         figures = dict(found[part])
         assert figures.pop("colour_error") == pytest.approx(0, abs=1e-5)
-        assert figures == {"iou": 1, "r_precision": 1, "empty": 0, "broken": 0}
+        assert figures.pop("iou") == pytest.approx(1, abs=1e-3)  # what is nearly symmetric is made quite so
+        assert figures == {"r_precision": 1, "empty": 0, "broken": 0}
     assert found["assets"] == {"broken": 0}
     assert found["resolution"] == RESOLUTION
     assert found["seconds"] > 0

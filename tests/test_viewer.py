@@ -258,7 +258,7 @@ def test_the_time_that_is_left_is_the_pace_of_late(tmp_path: Path) -> None:
     recipe = {
         "wants": "text",
         "overpaint": None,
-        "stages": [{"name": "coarse", "steps": 50}, {"name": "fine", "steps": 30}],
+        "stages": [{"name": "coarse", "steps": 50, "loss": {}}, {"name": "fine", "steps": 30, "loss": {}}],
     }
     found = progress(log, recipe)
     assert found["now"] == "coarse"

@@ -432,7 +432,8 @@ def check_start(request: Request) -> None:
     if name in STARTS:
         return
     if Path(name).suffix.lower() not in SUFFIXES:
-        raise Mistake(f"unknown start {name!r}; use {', '.join(STARTS)}, or a mesh file ({', '.join(SUFFIXES)})")
+        known = [start for start in STARTS if request.picture or start != "carved"]
+        raise Mistake(f"unknown start {name!r}; use {', '.join(known)}, or a mesh file ({', '.join(SUFFIXES)})")
     if not Path(name).is_file():
         raise Mistake(f"there is no file {name!r} to start from; check the path, or use --start volume")
 

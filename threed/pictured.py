@@ -74,7 +74,7 @@ def picture_to_3d(
         asset = solidify(grown, request)
     with run.log.stage("camera"):
         seen = viewpoint.placed(asset, cutout, seen) if seen else sighted(asset, request, cutout)
-    with run.log.stage("texture"):
+    with run.log.stage("projection"):
         asset = painted(asset, cutout, seen)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)

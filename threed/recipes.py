@@ -115,7 +115,11 @@ def falling(scale: float, first: float, last: float) -> SDS:
 
 
 def distilled(
-    recipe: Recipe, loss: str | None, scale: float | None, particles: int | None, wording: Wording | None
+    recipe: Recipe,
+    loss: str | None = None,
+    scale: float | None = None,
+    particles: int | None = None,
+    wording: Wording | None = None,
 ) -> Recipe:
     """The recipe under another loss, with another guidance scale, of several particles, or worded; where not None.
 

@@ -20,9 +20,9 @@ from urllib.parse import quote
 from threed.viewer.progress import number, progress
 from threed.viewer.words import facts
 
-MESHES = (".glb", ".gltf", ".obj")  # those of renderers.read
+MESHES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # those of renderers.read
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-SERVED = (*MESHES, *PICTURES, ".bin", ".mtl", ".json", ".jsonl", ".txt", ".usdz", ".ply", ".stl", ".zip")
+SERVED = (*MESHES, *PICTURES, ".bin", ".mtl", ".json", ".jsonl", ".txt", ".usdz", ".zip")
 MOST_JSON = 4 * 2**20  # bytes
 DEEPEST, MOST = 4, 2000  # folders below the one that is shown; runs and meshes in a gallery
 MOST_FOLDERS = 10_000  # that are looked into

@@ -36,13 +36,13 @@ def progress(metrics: Path | None, recipe: Any) -> dict[str, Any]:
 def expected(recipe: Any) -> dict[str, int]:
     """The stages that a run of this recipe goes through, and their steps; none where it cannot be told."""
     try:
-        if recipe["wants"] == "picture":
-            return dict.fromkeys(("picture", "start", "mesh", "camera", "texture", "export"), 1)
-        found = {"load": 1} if recipe["stages"] or recipe["overpaint"] else {}
-        found |= {"start": 1}
+        pictured = recipe["wants"] == "picture"
+        asks = any(stage["loss"] is not None for stage in recipe["stages"]) or recipe["overpaint"]
+        found = {"load": 1} if asks else {}
+        found |= {"picture": 1, "start": 1} if pictured else {"start": 1}
         for stage in recipe["stages"]:
             found |= {f"begin {stage['name']}": 1, str(stage["name"]): int(stage["steps"])}
-        found |= {"mesh": 1}
+        found |= {"mesh": 1, "camera": 1, "projection": 1} if pictured else {"mesh": 1}
         if recipe["overpaint"]:
             found |= {"paint": len(recipe["overpaint"]["elevations"])}
         return found | {"export": 1}
