@@ -255,7 +255,7 @@ class _Reader:
         said = {} if material is None else _item(self.tree, "materials", material)
         surface = said.get("pbrMetallicRoughness", {})
         textures = surface.get("baseColorTexture"), surface.get("metallicRoughnessTexture"), said.get("normalTexture")
-        first = next((texture for texture in textures if texture), {})
+        first: dict[str, Any] = next((texture for texture in textures if texture), {})
         move = first.get("extensions", {}).get("KHR_texture_transform", {})
         turn = float(move.get("rotation", 0))
         cos, sin = math.cos(turn), math.sin(turn)

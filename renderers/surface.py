@@ -59,7 +59,8 @@ def render(
         samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
         views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
     shown, latents = torch.cat(views).tensor_split([11], dim=-1)
-    found = Render(*shown.split([3, 3, 1, 1, 3], dim=-1), latents=latents if latents.shape[-1] else None)
+    rgb, flat, alpha, depth, normal = shown.split([3, 3, 1, 1, 3], dim=-1)
+    found = Render(rgb, flat, alpha, depth, normal, latents=latents if latents.shape[-1] else None)
     return replace(found, mesh=mesh, edges=outline) if outline else found
 
 

@@ -78,7 +78,7 @@ def _primitive(name: str, mesh: trimesh.Trimesh, skin: Skin) -> Primitive:
 
 def _rows(values: Any, kind: type) -> Any:
     """Threes of numbers, which trimesh does not make sure of."""
-    found = np.asarray(values, kind)
+    found: np.ndarray = np.asarray(values, kind)
     if found.ndim != 2 or found.shape[1] != 3:
         raise ValueError(f"it has rows of shape {found.shape}, not of three numbers each")
     return found
