@@ -223,7 +223,8 @@ def test_the_page_stays_after_the_run_and_ends_with_it(here: Path) -> None:
     """A process of its own shows the run, then its asset; it ends with Ctrl-C, and when its run is killed."""
     run = here / "outputs" / "barrel"
     code = (
-        "import sys; from pathlib import Path; from types import SimpleNamespace\n"
+        "import signal, sys; from pathlib import Path; from types import SimpleNamespace\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which shells switch off in the background
         "from rich.console import Console; from threed.viewer.companion import companion\n"
         "run = SimpleNamespace(folder=Path(sys.argv[1]), log=SimpleNamespace(console=Console(stderr=True)))\n"
         "with companion(True) as show: show(run)\n"
