@@ -250,3 +250,17 @@ def test_descent_smooths_a_noisy_sphere(term, rate, steps):
     assert tilt(noisy) > 14
     assert tilt(smooth) < 2.5
     assert smooth.vertices.norm(dim=1).mean().item() == pytest.approx(1, abs=0.01)
+
+
+@TERMS
+def test_threads_sum_the_slopes_of_a_fine_mesh_in_one_order(term):
+    """Ten times the same bytes, of float32 on two threads: a run that is made again is the same run."""
+    noisy, threads = sphere(6, noise=0.01), torch.get_num_threads()
+    vertices = noisy.vertices.float().requires_grad_()
+    mesh = noisy.with_vertices(vertices)
+    torch.set_num_threads(2)
+    try:
+        slopes = [torch.autograd.grad(term(mesh), vertices)[0] for _ in range(10)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, slopes[0]) for each in slopes)

@@ -32,7 +32,7 @@ def normal_consistency(mesh: Mesh, edges: topology.Edges | None = None) -> Float
         solid = area.norm(dim=-1) > THIN * sides.square().sum(-1).amax(-1)
         pairs = (edges or topology.edges(mesh.faces)).pairs
         pairs = pairs[solid[pairs].all(-1)]
-    here, beyond = functional.normalize(area[pairs], dim=-1, eps=0).unbind(1)
+    here, beyond = functional.normalize(area.index_select(0, pairs.reshape(-1)).view(-1, 2, 3), dim=-1, eps=0).unbind(1)
     # For unit vectors 1 - cos = |n - m|^2 / 2, which neither falls below 0 nor loses digits on flat surfaces.
     return (here - beyond).square().sum() / 2 / max(len(pairs), 1)
 
@@ -52,6 +52,6 @@ def laplacian(mesh: Mesh, edges: topology.Edges | None = None) -> Float[Tensor, 
     degree = torch.bincount(vertex, minlength=len(mesh.vertices))
     inside = degree > 0
     inside[edges.ends[edges.border]] = False
-    total = torch.zeros_like(mesh.vertices).index_add(0, vertex, mesh.vertices[neighbour])
+    total = torch.zeros_like(mesh.vertices).index_add(0, vertex, mesh.vertices.index_select(0, neighbour))
     umbrella = total / degree.clamp(min=1)[:, None] - mesh.vertices
     return umbrella[inside].square().sum() / inside.sum().clamp(min=1)

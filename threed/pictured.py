@@ -6,8 +6,6 @@ The picture's light stays in the colours that it leaves on the texture; sides th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,8 +67,7 @@ def picture_to_3d(
     if recipe.stages:
         seen = seen or sighted(shape, request, cutout)
         wanted = target(shape.voxels, cutout, seen).to(request.device)
-        with alone(not prior):
-            grown = staged(shape, request, run, prior, wanted)
+        grown = staged(shape, request, run, prior, wanted)
     else:
         grown = shape
     with run.log.stage("mesh"):
@@ -84,20 +81,6 @@ def picture_to_3d(
     told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, how)}
     run.write("report.json", (json.dumps(told_of, indent=2) + "\n").encode())
     return placed
-
-
-@contextmanager
-def alone(wanted: bool) -> Iterator[None]:
-    """On one thread, if so wanted: two sum the slopes of a fine surface in any order, and bytes would differ.
-
-    A fit to a picture without a prior is short; with one, the prior's passes want all threads.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tuple[VoxelField, Viewpoint | None]:

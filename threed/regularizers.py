@@ -47,9 +47,11 @@ def z_variance(weights: Float[Tensor, "N"], packed: Packed) -> Float[Tensor, ""]
     none, ray, z = weights.new_zeros(len(packed.starts) - 1), packed.ray, packed.middle
     alpha = none.index_add(0, ray, weights)
     seen = alpha > SEEN
-    share = weights / alpha.clamp(min=SEEN)[ray]
+    share = weights / alpha.clamp(min=SEEN).index_select(0, ray)
     mean = none.index_add(0, ray, share * z)
-    variance = none.index_add(0, ray, share * (z - mean[ray]).square())  # not a difference of two large numbers
+    variance = none.index_add(
+        0, ray, share * (z - mean.index_select(0, ray)).square()
+    )  # not a difference of two large numbers
     return variance[seen].sum() / seen.sum().clamp(min=1)
 
 
