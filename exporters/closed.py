@@ -57,7 +57,7 @@ def _united(mesh: Mesh) -> Mesh | None:
     """All bodies as one solid (manifold3d); None where there is one, very many, or where they do not touch or unite."""
     body = defects.bodies(edges(mesh.faces), len(mesh.faces))
     count = int(body.max()) + 1
-    if not 1 < count <= MOST_BODIES or not _boxes_meet(mesh, body, count):
+    if not 1 < count <= MOST_BODIES or not _boxes_meet(mesh, body):
         return None
     solids = [_manifold(mesh, mesh.faces[body == number]) for number in range(count)]
     if any(solid.status() != manifold3d.Error.NoError or solid.volume() <= 0 for solid in solids):
@@ -72,13 +72,13 @@ def _united(mesh: Mesh) -> Mesh | None:
     return one if one.is_watertight and one.volume > 0 and len(vertices.unique(dim=0)) == len(vertices) else None
 
 
-def _boxes_meet(mesh: Mesh, body: torch.Tensor, count: int) -> bool:
-    index = body[:, None].expand(-1, 3)
-    lows = torch.full((count, 3), torch.inf).scatter_reduce(0, index, mesh.corners.amin(1).float(), "amin")
-    highs = torch.full((count, 3), -torch.inf).scatter_reduce(0, index, mesh.corners.amax(1).float(), "amax")
+def _boxes_meet(mesh: Mesh, body: torch.Tensor) -> bool:
+    lows, highs = defects.boxes(mesh.corners, body)
     order = lows[:, 0].argsort()
     lows, highs = lows[order], highs[order]
-    return any(bool(((lows[i + 1 :] <= highs[i]) & (highs[i + 1 :] >= lows[i])).all(1).any()) for i in range(count - 1))
+    return any(
+        bool(((lows[i + 1 :] <= highs[i]) & (highs[i + 1 :] >= lows[i])).all(1).any()) for i in range(len(lows) - 1)
+    )
 
 
 def _manifold(mesh: Mesh, faces: torch.Tensor) -> manifold3d.Manifold:

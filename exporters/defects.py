@@ -74,9 +74,9 @@ def turned(mesh: Mesh, edges: Edges) -> Bool[Tensor, "F"]:
     count = int(body.max()) + 1
     volume, area = _sizes(corners, edges, body, count)
     inward = (volume < 0) & (36 * math.pi * volume**2 > ROUND * area**3)
-    suspects = inward.nonzero()[:, 0].tolist()
+    suspects, limits = inward.nonzero()[:, 0].tolist(), boxes(corners, body)
     for each in suspects if len(suspects) <= MOST_CAVITIES else ():
-        inward[each] = not _within(corners, body, each)
+        inward[each] = not _within(corners, body, limits, each)
     flat = (36 * math.pi * volume**2 <= ROUND * area**3)[body]
     # Where a body has no inside, the side that most of it shows stays.
     share = torch.zeros(count).index_add(0, body, turn.float()) / torch.bincount(body, minlength=count)
@@ -125,19 +125,26 @@ def _sizes(
     return volume, torch.zeros(count, dtype=corners.dtype).index_add(0, body, doubled / 2)
 
 
-def _within(corners: Float[Tensor, "F 3 3"], body: Int[Tensor, "F"], each: int) -> bool:
-    """Whether a body lies inside another one."""
-    own, others = corners[body == each], corners[body != each]
-    if len(others) == 0:
-        return False
-    low, high = own.amin((0, 1)), own.amax((0, 1))
-    count = int(body.max()) + 1
-    index = body[body != each][:, None].expand(-1, 3)
-    lows = torch.full((count, 3), math.inf, dtype=corners.dtype).scatter_reduce(0, index, others.amin(1), "amin")
-    highs = torch.full((count, 3), -math.inf, dtype=corners.dtype).scatter_reduce(0, index, others.amax(1), "amax")
-    around = ((lows <= low) & (highs >= high)).all(1).nonzero()[:, 0].tolist()
-    point = own[0, :1].numpy()
-    return any(abs(winding_number(point, corners[body == other].numpy())[0]) > 0.5 for other in around)
+def boxes(corners: Float[Tensor, "F 3 3"], body: Int[Tensor, "F"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3"]]:
+    """The lowest and the highest corner of the box around each body."""
+    index, none = body[:, None].expand(-1, 3), corners.new_full((int(body.max()) + 1, 3), math.inf)
+    lows = none.scatter_reduce(0, index, corners.amin(1), "amin")
+    return lows, (-none).scatter_reduce(0, index, corners.amax(1), "amax")
+
+
+def _within(
+    corners: Float[Tensor, "F 3 3"],
+    body: Int[Tensor, "F"],
+    limits: tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3"]],
+    each: int,
+) -> bool:
+    """Whether a body lies inside another one; `limits` are the boxes of all."""
+    lows, highs = limits
+    around = ((lows <= lows[each]) & (highs >= highs[each])).all(1)
+    around[each] = False
+    point = corners[body == each][0, :1].numpy()
+    inside = (corners[body == other].numpy() for other in around.nonzero()[:, 0].tolist())
+    return any(abs(winding_number(point, other)[0]) > 0.5 for other in inside)
 
 
 def _components(a: Int[np.ndarray, "L"], b: Int[np.ndarray, "L"], count: int) -> tuple[int, Int[np.ndarray, "N"]]:

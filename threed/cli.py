@@ -10,16 +10,15 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
-from threed import __version__, check_cli, export_cli, image_cli, prior_cli, view_cli
+from threed import __version__, check_cli, export_cli, image_cli, making, prior_cli, view_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
-from threed.errors import FULL, Failure, Mistake, unknown
+from threed.errors import FULL, Failure, Mistake
 from threed.flags import (
     FACES,
     HEIGHT,
@@ -43,14 +42,12 @@ from threed.flags import (
     TextureSize,
     Watch,
     check_asset_flags,
-    check_device,
     check_ranges,
     said,
 )
 
 if TYPE_CHECKING:
-    from threed.recipes import Recipe
-    from threed.run import Request, Run
+    from threed.run import Request
 
 PARTICLES, PERP_NEG = (1, 64), (0.0, 100.0)
 ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
@@ -219,23 +216,16 @@ def text(asked: Text) -> None:
     """`threed text`: check everything, make the asset, say where it is."""
     check_cheaply(asked)
     request = resolve(asked)
-    check_prior(request)
-    check_start(request)
-    check_particles(request)
+    making.check_prior(request)
+    making.check_start(request)
+    making.check_particles(request)
 
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
-    from threed.run import Run, slug
-    from threed.viewer.companion import companion
+    from threed.run import slug
 
     set_threads()
-    folder = asked.output or Path("outputs") / f"{slug(request.prompt)}-{request.seed}"
-    opened = Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True))
-    with companion(asked.view) as show, opened as run:
-        show(run)
-        if not run.finished(request):
-            text_to_3d(request, run)
-        summarise(run)
+    making.carry_out(asked, request, slug(request.prompt), lambda run: text_to_3d(request, run))
 
 
 def check_cheaply(asked: Text) -> None:
@@ -260,11 +250,11 @@ def resolve(asked: Text) -> Request:
     """The whole request, every name looked up and every default filled in. Raises Mistake."""
     from threed.run import Request
 
-    recipe = recipe_for("text", asked.recipe)
-    formats = formats_of(asked.format)
-    check_machine(asked.device)
-    recipe = with_flags(recipe, asked)
-    check_negative(recipe, asked)
+    recipe = making.recipe_for("text", asked.recipe)
+    formats = making.formats_of(asked.format)
+    making.check_machine(asked.device)
+    recipe = making.with_flags(recipe, asked)
+    making.check_negative(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         negative=" ".join(asked.negative.split()) or recipe.negative,
@@ -274,181 +264,6 @@ def resolve(asked: Text) -> Request:
         formats=formats,
         recipe=recipe,
     )
-
-
-def recipe_for(what: str, name: str) -> Recipe:
-    """The recipe of this name that makes assets of a text, or of a picture. Raises Mistake."""
-    from threed.recipes import RECIPES
-
-    commands = {"text": "threed text", "picture": "threed image"}
-    if name not in RECIPES:
-        raise unknown("recipe", name, (recipe.name for recipe in RECIPES.values() if recipe.wants == what))
-    if (wants := RECIPES[name].wants) != what:
-        raise Mistake(f"recipe {name!r} makes assets of a {wants}; use {commands[wants]}, or another --recipe")
-    return RECIPES[name]
-
-
-def formats_of(names: Sequence[str]) -> tuple[str, ...]:
-    """File formats, each once. Raises Mistake."""
-    from threed.exporters import ENCODERS
-
-    formats = tuple(dict.fromkeys(name.lower().lstrip(".") for name in names))
-    for name in formats:
-        if f".{name}" not in ENCODERS:
-            raise unknown("format", name, (suffix[1:] for suffix in ENCODERS))
-    return formats
-
-
-def check_machine(device: str) -> None:
-    """Raises Mistake for a device that is not known, or not there."""
-    import torch
-
-    check_device(device, {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()})
-
-
-def with_asset(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
-    """The recipe of an asset of the size that was asked for."""
-    given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}
-    return replace(
-        recipe, asset=replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
-    )
-
-
-def with_flags(recipe: Recipe, asked: Text | image_cli.Picture) -> Recipe:
-    """The recipe, with the flags that were given in place of its own values. Raises Mistake."""
-    from threed.recipes import DISTILS
-
-    recipe = replace(with_asset(recipe, asked), start=asked.start or recipe.start)
-    if recipe.start == "mesh":
-        raise Mistake(f"recipe {recipe.name!r} begins with a mesh; give it one with --start, or use threed edit")
-    if not recipe.stages and recipe.start == "sphere":
-        raise Mistake(
-            f"recipe {recipe.name!r} would end with the sphere; use --start volume, a mesh file, or another --recipe"
-        )
-    flags = {name: getattr(asked, name, None) for name in ("loss", "scale", "particles", "view_words", "perp_neg")}
-    given = {name: value for name, value in flags.items() if value is not None and value is not False}
-    if given:
-        recipe = under(recipe, **given)
-    if asked.steps is None:
-        return recipe
-    if not recipe.stages and recipe.overpaint:
-        return replace(recipe, overpaint=replace(recipe.overpaint, steps=asked.steps))
-    if not recipe.stages:
-        raise Mistake(
-            f"--steps is {asked.steps}, and recipe {recipe.name!r} has none; leave it out, or use "
-            f"--recipe {DISTILS[recipe.wants]}"
-        )
-    share = asked.steps / sum(stage.steps for stage in recipe.stages)
-    return replace(recipe, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in recipe.stages))
-
-
-def under(
-    recipe: Recipe,
-    loss: str | None = None,
-    scale: float | None = None,
-    particles: int | None = None,
-    view_words: bool = False,
-    perp_neg: float | None = None,
-) -> Recipe:
-    """The recipe with another loss, guidance scale, number of particles or wording. Raises Mistake."""
-    from threed.distill.losses import LOSSES
-    from threed.distill.worded import Wording
-    from threed.recipes import distilled
-
-    if loss is not None and loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES)
-    worded = view_words or perp_neg is not None
-    wording = Wording(strength=perp_neg or 0.0) if worded else None
-    try:
-        return distilled(recipe, loss, scale, particles, wording)
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-
-
-def check_negative(recipe: Recipe, asked: Text) -> None:
-    """That somebody hears what the asset should not look like. Raises Mistake."""
-    from threed.distill.losses import hears_negative
-
-    heard = (
-        recipe.start == "volume"
-        or recipe.overpaint
-        or any(stage.loss and hears_negative(stage.loss) for stage in recipe.stages)
-    )
-    if asked.negative.strip() and not heard:
-        raise Mistake(
-            f"--negative is {asked.negative!r}, and at a guidance scale of 1 nothing is led away from it; "
-            "leave it out, or use another --scale"
-        )
-
-
-def check_particles(request: Request) -> None:
-    """That the memory holds as many scenes as any stage fits together. Raises Mistake."""
-    from threed.particles import check_room, least
-
-    for stage in request.recipe.stages:
-        if stage.particles > 1:
-            check_room(least(stage.scene), stage.particles)
-
-
-def check_prior(request: Request) -> None:
-    """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
-    from threed.distill.embedded import Conventions
-    from threed.distill.folder import UnreadablePrior, located, verify
-    from threed.distill.text import load_tokenizer, pieces
-
-    folder = located(request.prior)
-    if not folder.is_dir():
-        raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
-    try:
-        verify(folder)
-        limit, tokenizer = Conventions.read(folder).text_tokens, load_tokenizer(folder)
-        worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
-        prompts = [("prompt", each) for each in (request.prompt, *worded)]
-        for what, prompt in (*prompts, ("--negative", request.negative)):
-            count = len(pieces(tokenizer, prompt))
-            if count > limit:
-                raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
-    except UnreadablePrior as error:
-        raise Mistake(str(error)) from error
-
-
-def check_start(request: Request) -> None:
-    """That there is something to begin from. Raises Mistake."""
-    from threed.distill.folder import located
-    from threed.nerf import NeRFConfig
-    from threed.paint import PaintedConfig
-    from threed.recipes import STARTS
-    from threed.renderers.read import SUFFIXES
-
-    name, stages = request.recipe.start, request.recipe.stages
-    if name == "carved" and request.picture is None:
-        raise Mistake("there is no picture to carve by; use threed image, --start volume, sphere, or a mesh file")
-    if name in STARTS and any(isinstance(stage.scene, PaintedConfig) for stage in stages):
-        raise Mistake(f"recipe {request.recipe.name!r} paints a mesh, and --start is {name!r}; give it a mesh file")
-    if name == "sphere" and any(isinstance(stage.scene, NeRFConfig) and stage.scene.lenience for stage in stages):
-        raise Mistake(f"recipe {request.recipe.name!r} keeps to a shape; use --start with a mesh file, or volume")
-    if name == "volume" and not (located(request.prior) / "start").is_dir():
-        raise Mistake(f"the prior {request.prior!r} has no start; use --start sphere, or a mesh file")
-    if name in STARTS:
-        return
-    if Path(name).suffix.lower() not in SUFFIXES:
-        known = [start for start in STARTS if request.picture or start != "carved"]
-        raise Mistake(f"unknown start {name!r}; use {', '.join(known)}, or a mesh file ({', '.join(SUFFIXES)})")
-    if not Path(name).is_file():
-        raise Mistake(f"there is no file {name!r} to start from; check the path, or use --start volume")
-
-
-def summarise(run: Run) -> None:
-    """Where the files are and what the run took."""
-    from threed.machine import peak_memory
-    from threed.run import FILES
-
-    console = Console()
-    for path in (run.path(name) for name in FILES if run.path(name).exists()):
-        console.print(f"{path}  {path.stat().st_size / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
-    took = "  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.log.seconds().items())
-    memory = peak_memory()
-    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False)
 
 
 def complain(message: str, code: int) -> int:

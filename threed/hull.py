@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.cutout import Cutout
+from threed.distill.symmetry import symmetrised
 from threed.renderers.camera import Cameras
 from threed.renderers.voxels import TRUNCATION, Voxels, span
 from threed.viewpoint import Viewpoint
@@ -168,7 +169,7 @@ class Carving:
         alone = hull.grown(hull.carved(volumes[:, 0] * TRUNCATION, False), False)
         self.sight = self.sight.settled(alone)  # what is mirrored is always in the middle
         if mirrored:
-            volumes = (volumes + volumes.flip(2)) / 2
+            volumes = symmetrised(volumes, "left-right")
             alone = hull.grown(hull.carved(volumes[:, 0] * TRUNCATION, True), True)
         return torch.cat([(alone / TRUNCATION).clamp(-1, 1)[:, None], volumes[:, 1:]], dim=1)
 

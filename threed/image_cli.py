@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
+from threed import making
 from threed.errors import Mistake
 from threed.flags import (
     FACES,
@@ -109,8 +109,6 @@ class Picture:
 
 def main(asked: Picture) -> None:
     """`threed image`: check everything, make the asset, say where it is. Raises Mistake."""
-    from threed import cli
-
     check_cheaply(asked)
 
     from threed import photograph
@@ -118,24 +116,16 @@ def main(asked: Picture) -> None:
     picture = photograph.read(asked.picture)
     mask = photograph.read(asked.mask) if asked.mask else None
     request = resolve(asked, picture, mask)
-    cli.check_prior(request)
+    making.check_prior(request)
     check_start(request)
 
     from threed.cutout import masked
     from threed.machine import set_threads
     from threed.pictured import picture_to_3d
-    from threed.run import Run
-    from threed.viewer.companion import companion
 
     set_threads()
     found, how = masked(picture, mask, asked.remove_background)
-    folder = asked.output or Path("outputs") / f"{request.name}-{request.seed}"
-    opened = Run.create(folder, request, asked.resume, asked.overwrite, Console(stderr=True))
-    with companion(asked.view) as show, opened as run:
-        show(run)
-        if not run.finished(request):
-            picture_to_3d(request, picture, found, how, run)
-        cli.summarise(run)
+    making.carry_out(asked, request, request.name, lambda run: picture_to_3d(request, picture, found, how, run))
 
 
 def check_cheaply(asked: Picture) -> None:
@@ -152,12 +142,11 @@ def check_cheaply(asked: Picture) -> None:
 
 def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Request:
     """The whole request, every name looked up and every default filled in. Raises Mistake."""
-    from threed import cli
     from threed.run import Request, Source, slug
 
-    recipe = cli.with_flags(cli.recipe_for("picture", asked.recipe), asked)
-    formats = cli.formats_of(asked.format)
-    cli.check_machine(asked.device)
+    recipe = making.with_flags(making.recipe_for("picture", asked.recipe), asked)
+    formats = making.formats_of(asked.format)
+    making.check_machine(asked.device)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
@@ -179,7 +168,6 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
 
 def check_start(request: Request) -> None:
     """That the prior has a start that may be shown pictures, and the recipe one that is of use. Raises Mistake."""
-    from threed import cli
     from threed.distill import start
     from threed.distill.folder import UnreadablePrior, located
 
@@ -193,4 +181,4 @@ def check_start(request: Request) -> None:
             raise Mistake(f"the start of the prior {request.prior!r} takes no pictures; use --prior embedded")
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
-    cli.check_start(request)
+    making.check_start(request)

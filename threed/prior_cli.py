@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from threed import making
 from threed.errors import Mistake, unknown
 from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
 from threed.flags import SEED, check_device, check_output, check_ranges, said
@@ -221,8 +222,7 @@ def sample(asked: Sample) -> None:
 
 def check_prior(prompt: str, name: str) -> None:
     """What `threed text` checks of a prior and a prompt. Raises Mistake."""
-    from threed import cli
     from threed.recipes import RECIPES
     from threed.run import Request
 
-    cli.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))
+    making.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))

@@ -160,6 +160,9 @@ COARSE = Stage(
     loss=falling(2.0, 0.98, 0.3),
 )
 
+GENTLE = NeRFConfig(shape_rate=0.02, colour_rate=0.004)  # for a volume that is nearly what it will be
+SMOOTH = Terms(normal_consistency=Anneal(100.0))
+
 FINE = TetConfig(resolution=64)
 EVEN = HashGrid(levels=3, coarsest=8, finest=32)  # too coarse to make speckles of what no picture shows
 FITTED = Stage(
@@ -176,19 +179,23 @@ FITTED = Stage(
 HELD = replace(
     COARSE,
     name="volume",
-    scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004),
+    scene=GENTLE,
     reference=Reference(),
 )
 
 # The rate is that of colours: of the embedded prior, which knows pixels in [-1, 1], a latent is worth half as much.
 LATENT = replace(COARSE, name="latent", scene=NeRFConfig(latents=True, colour_rate=0.005))
 # At such low timesteps this prior's guidance turns brown into grey; without any, colours stay what they were.
-REFINE = replace(
-    COARSE, name="refine", scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=20, loss=falling(1.0, 0.3, 0.2)
-)
+REFINE = replace(COARSE, name="refine", scene=GENTLE, steps=20, loss=falling(1.0, 0.3, 0.2))
 
-STILL = replace(SolidConfig().tets, distance_rate=0.0, deformation_rate=0.0)  # a surface that no longer moves
-BALL = replace(STILL, margin=0.5)  # one that grew out of a ball, to as much as a metre
+PLAIN = SolidConfig().tets
+WIDE = replace(PLAIN, margin=0.5, distance_rate=0.1)  # for a ball that grows, to as much as a metre
+
+
+def still(tets: TetConfig) -> TetConfig:
+    """A surface that no longer moves."""
+    return replace(tets, distance_rate=0.0, deformation_rate=0.0)
+
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -269,7 +276,7 @@ RECIPES: dict[str, Recipe] = {
                     scene=SolidConfig(FINE),
                     steps=30,
                     loss=falling(2.0, 0.3, 0.1),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
             ),
         ),
@@ -295,13 +302,13 @@ RECIPES: dict[str, Recipe] = {
                     steps=30,
                     kinds=("normal",),
                     loss=falling(2.0, 0.3, 0.1),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                     reference=Reference(rgb=Anneal(0.0)),
                 ),
                 replace(
                     HELD,
                     name="texture",
-                    scene=SolidConfig(replace(FINE, distance_rate=0.0, deformation_rate=0.0), PaintConfig(rate=0.03)),
+                    scene=SolidConfig(still(FINE), PaintConfig(rate=0.03)),
                     steps=30,
                     kinds=("albedo",),
                     loss=BSD(scale=2.0, rate=2e-3, t_min=Anneal(0.3, 0.1), t_max=Anneal(0.5, 0.2), weight="clean"),
@@ -312,11 +319,7 @@ RECIPES: dict[str, Recipe] = {
             name="refined",
             about="the start, then score distillation at low timesteps only: what is there already is kept",
             start="volume",
-            stages=(
-                replace(
-                    COARSE, scene=NeRFConfig(shape_rate=0.02, colour_rate=0.004), steps=60, loss=falling(2.0, 0.5, 0.2)
-                ),
-            ),
+            stages=(replace(COARSE, scene=GENTLE, steps=60, loss=falling(2.0, 0.5, 0.2)),),
         ),
         Recipe(
             name="dreamfusion",
@@ -339,12 +342,12 @@ RECIPES: dict[str, Recipe] = {
                     steps=30,
                     kinds=("normal",),
                     loss=falling(2.0, 0.3, 0.1),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
                 replace(
                     COARSE,
                     name="texture",
-                    scene=SolidConfig(STILL, PaintConfig(rate=0.03)),
+                    scene=SolidConfig(still(PLAIN), PaintConfig(rate=0.03)),
                     steps=40,
                     kinds=("albedo",),
                     loss=VSD(scale=2.0, rate=2e-3, t_min=Anneal(0.5, 0.1), t_max=Anneal(0.5, 0.1), weight="clean"),
@@ -363,7 +366,7 @@ RECIPES: dict[str, Recipe] = {
                     steps=60,
                     # Lin et al.: 3,000 steps at 512 pixels, t in [0.02, 0.5], normal consistency 1e4 under their sums.
                     loss=falling(2.0, 0.3, 0.1),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
             ),
         ),
@@ -374,17 +377,17 @@ RECIPES: dict[str, Recipe] = {
                 replace(
                     COARSE,
                     name="geometry",
-                    scene=SolidConfig(replace(BALL, distance_rate=0.1, deformation_rate=0.05), start_radius=0.7),
+                    scene=SolidConfig(WIDE, start_radius=0.7),
                     steps=120,
                     kinds=("normal",),
                     # Chen et al.: 2,000 steps, the first half with t in [0.02, 0.5]; this prior settles as COARSE says.
                     loss=falling(2.0, 0.98, 0.3),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
                 replace(
                     COARSE,
                     name="appearance",
-                    scene=SolidConfig(BALL, PaintConfig(rate=0.03, finish=True)),
+                    scene=SolidConfig(still(WIDE), PaintConfig(rate=0.03, finish=True)),
                     steps=60,
                     kinds=("shaded",),
                     loss=falling(4.0, 0.98, 0.3),
@@ -502,7 +505,7 @@ RECIPES: dict[str, Recipe] = {
                     steps=80,
                     kinds=("normal",),
                     loss=falling(4.0, 0.9, 0.2),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
             ),
         ),
@@ -517,7 +520,7 @@ RECIPES: dict[str, Recipe] = {
                     scene=SolidConfig(paint=PaintConfig(rate=0.03)),
                     steps=100,
                     loss=falling(4.0, 0.9, 0.2),
-                    terms=Terms(normal_consistency=Anneal(100.0)),
+                    terms=SMOOTH,
                 ),
             ),
         ),
