@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 import trimesh
+from cuda_on_cpu import CUDA
 from torch.nn import functional
 
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.camera import Cameras
 from threed.renderers.torch_ops import Fragments
 
-BACKENDS = pytest.mark.parametrize("ops", [torch_ops, cpu_ops], ids=["torch", "cpu"])
+BACKENDS = pytest.mark.parametrize("ops", [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="cpu"), CUDA])
 SUPERSAMPLE = 12  # a side, for pictures that are differentiated numerically
 CAMERA = Cameras(*torch.tensor([[0.4], [0.3], [3.5], [0.9]], dtype=torch.float64))
 

@@ -5,13 +5,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from cuda_on_cpu import CUDA
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.ops import HashGrid, ops
 
-BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba")]
+BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba"), CUDA]
 SMALL = HashGrid(levels=3, features=2, log2_table=8, coarsest=4, finest=12)  # one level fits, two are hashed
 
 TINY = HashGrid(levels=2, features=2, log2_table=5, coarsest=3, finest=5)  # few enough entries for finite differences

@@ -5,13 +5,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from cuda_on_cpu import CUDA
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.ops import Packed
 
-BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba")]
+BACKENDS = [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="numba"), CUDA]
 
 
 def seeded(seed: int = 0) -> torch.Generator:

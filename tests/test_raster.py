@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
+from cuda_on_cpu import CUDA
 from scipy.spatial import Delaunay
 from torch.nn import functional
 
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.camera import Cameras, orbit
 
-BACKENDS = pytest.mark.parametrize("ops", [torch_ops, cpu_ops], ids=["torch", "cpu"])
+BACKENDS = pytest.mark.parametrize("ops", [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="cpu"), CUDA])
 
 
 def seeded(seed):

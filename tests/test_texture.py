@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from cuda_on_cpu import CUDA
 from torch.nn import functional
 
 from threed.renderers import cpu_ops, torch_ops
 from threed.renderers.camera import Cameras
 
-BACKENDS = pytest.mark.parametrize("ops", [torch_ops, cpu_ops], ids=["torch", "cpu"])
+BACKENDS = pytest.mark.parametrize("ops", [pytest.param(torch_ops, id="torch"), pytest.param(cpu_ops, id="cpu"), CUDA])
 WRAPS = pytest.mark.parametrize("wrap", ["clamp", "repeat"])
 SIZES = pytest.mark.parametrize("size", [(8, 8), (4, 16), (7, 5), (6, 9), (1, 12), (13, 1), (1, 1)], ids=str)
 
