@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from types import ModuleType
 
@@ -69,7 +71,14 @@ class Packed:
         return Packed(starts, *(each.index_select(0, kept) for each in (self.ray, self.near, self.far)))
 
 
+@cache
 def ops(device: torch.device) -> ModuleType:
-    """The fastest backend for tensors of this device."""
+    """The fastest backend for tensors of this device; warns, once, where CUDA kernels cannot be compiled."""
     name = "cpu_ops" if device.type == "cpu" else "torch_ops"
+    if device.type == "cuda":
+        reason = importlib.import_module(f"{__package__}.cuda_ops.driver").obstacle(device)
+        if reason is None:
+            name = "cuda_ops"
+        else:
+            warnings.warn(f"this GPU computes with slow primitives: {reason}", stacklevel=2)
     return importlib.import_module(f"{__package__}.{name}")

@@ -28,7 +28,9 @@ def _annotated_modules() -> list[str]:
     ]
 
 
-install_import_hook([*_annotated_modules(), "threed.renderers.torch_ops"], "annotations.check")
+install_import_hook(
+    [*_annotated_modules(), "threed.renderers.torch_ops", "threed.renderers.cuda_ops"], "annotations.check"
+)
 torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
 
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "exporters": {"renderers", "exporters"},
     "threed": {"renderers", "distill", "exporters", "threed"},
 }
-BACKENDS = {"torch_ops", "cpu_ops"}
+BACKENDS = {"torch_ops", "cpu_ops", "cuda_ops"}
 FOREIGN = {"nvdiffrast", "tinycudann", "nerfacc", "pickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 

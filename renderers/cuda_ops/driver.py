@@ -99,7 +99,7 @@ def _context(device: torch.device) -> Iterator[None]:
 
 @cache
 def _primary(device: torch.device) -> ctypes.c_void_p:
-    torch.cuda.init()
+    _call("cuInit", 0)
     handle, context = ctypes.c_int(), ctypes.c_void_p()
     _call("cuDeviceGet", ctypes.byref(handle), _index(device))
     _call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)

@@ -47,8 +47,8 @@ __device__ inline real weight_slope(const Cell& cell, int corner, int axis) {
 }
 
 // A corner's weight, or its slope along a direction, given by fractions.
-__device__ inline real weight(const Cell& cell, int corner, const real* along) {
-    if (!along) {
+__device__ inline real weight(const Cell& cell, int corner, bool sloped, const real* along) {
+    if (!sloped) {
         real product = side(corner >> 2, cell.fraction[0]) * side(corner >> 1 & 1, cell.fraction[1]);
         return product * side(corner & 1, cell.fraction[2]);
     }
@@ -68,7 +68,7 @@ KERNEL gather(long long count, const real* x, const real* u, const real* table, 
     Vertex total = {};
     for (int corner = 0; corner < 8; corner++) {
         Vertex vertex = vertices[cell.entry[corner]];
-        real share = weight(cell, corner, u ? along : nullptr);
+        real share = weight(cell, corner, u, along);
         for (int f = 0; f < FEATURES; f++) total.feature[f] += share * vertex.feature[f];
     }
     ((Vertex*)encoded)[n * gridDim.y + level] = total;
@@ -85,7 +85,7 @@ KERNEL scatter(long long count, const real* x, const real* u, const real* g, con
     Vertex incoming = ((const Vertex*)g)[n * gridDim.y + level];
     Vertex* vertices = (Vertex*)table + offsets[level];
     for (int corner = 0; corner < 8; corner++) {
-        real share = weight(cell, corner, u ? along : nullptr);
+        real share = weight(cell, corner, u, along);
         real* vertex = vertices[cell.entry[corner]].feature;
         for (int f = 0; f < FEATURES; f++) atomicAdd(vertex + f, share * incoming.feature[f]);
     }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ TYPES = {
 NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
+@runtime_checkable
 class Program(Protocol):
     """The compiled kernels of one source on one device."""
 
