@@ -1,7 +1,7 @@
 """`cuda_ops` without a GPU: the same sources, compiled by the C++ compiler, and the same Python up to the launch.
 
-Importing it teaches `cuda_ops` to take tensors of the CPU. Sums are rounded as on a GPU, so that only the order in which
-threads add to the same number, and the last bits of expm1, differ.
+Importing it teaches `cuda_ops` to take tensors of the CPU. Sums are rounded as on a GPU, so that only the order in
+which threads add to the same number, and the last bits of expm1, differ.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ from cuda_on_cpu import COMPILER
 from torch import Tensor
 from torch.nn import functional
 
+from threed import doctor
+from threed.errors import Mistake
+from threed.making import device_of
 from threed.renderers import cuda_ops, ops, torch_ops
 from threed.renderers.cuda_ops import compiler, driver, launch
 from threed.renderers.cuda_ops.compiler import Compiler, Unavailable
@@ -256,7 +259,7 @@ def test_a_driver_that_is_too_old() -> None:
 def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "_libraries", lambda: ["/nowhere/libnvrtc.so.13"])
     monkeypatch.setattr(compiler, "_NAMES", ())
-    with pytest.raises(Unavailable, match="no NVRTC.*; pip install nvidia-cuda-nvrtc"):
+    with pytest.raises(Unavailable, match=r"no NVRTC.*; pip install nvidia-cuda-nvrtc"):
         compiler.nvrtc.__wrapped__()
 
 
@@ -359,7 +362,7 @@ class Driver:
 
         return called
 
-    def cuLaunchKernel(self, function: object, *given: object) -> int:  # noqa: N802 (the driver's name)
+    def cuLaunchKernel(self, function: object, *given: object) -> int:
         *grid, stream, parameters, more = given
         count = ctypes.cast(parameters[0], ctypes.POINTER(ctypes.c_int64)).contents.value
         density = ctypes.cast(parameters[1], ctypes.POINTER(ctypes.c_void_p)).contents.value
@@ -417,3 +420,58 @@ def test_a_gpu_without_kernels_is_told_of_once(monkeypatch: pytest.MonkeyPatch) 
 def test_no_device_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "finds no CUDA device; see" in str(driver.obstacle(torch.device("cuda")))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A GPU that PyTorch speaks of."""
+    spoken = SimpleNamespace(there=True, capability=(9, 0), memory=140e9)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: spoken.there)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "H200")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: spoken.capability)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"])
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda: SimpleNamespace(total_memory=spoken.memory), raising=False
+    )
+    return spoken
+
+
+def test_auto_is_a_gpu_that_can_do_it(gpu: SimpleNamespace) -> None:
+    assert device_of("auto") == device_of("cuda") == "cuda"
+    assert device_of("cpu") == "cpu"
+    gpu.memory = 1e9
+    assert device_of("auto") == "cpu"
+    gpu.there = False
+    assert device_of("auto") == "cpu"
+    with pytest.raises(Mistake, match="did you mean 'auto'"):
+        device_of("autoo")
+
+
+def test_a_gpu_that_cannot_do_it(gpu: SimpleNamespace) -> None:
+    gpu.capability = 6, 1
+    with pytest.raises(
+        Mistake, match=r"H200 has compute capability 6\.1 and this PyTorch needs 7\.5; use --device cpu"
+    ):
+        device_of("cuda")
+    gpu.capability, gpu.memory = (7, 5), 1e9
+    with pytest.raises(Mistake, match=r"H200 has 1\.0 GB and a run takes up to 2 GB; use --device cpu"):
+        device_of("cuda")
+
+
+def test_what_the_doctor_says_of_a_gpu(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "version", lambda: (12, 4))
+    monkeypatch.setattr(compiler, "nvrtc", lambda: SimpleNamespace(version=(12, 9)))
+    monkeypatch.setattr(driver, "obstacle", lambda device: None)
+    cuda, nvrtc = doctor.graphics()
+    assert (cuda.state, cuda.found) == ("OK", "H200, compute capability 9.0, 140.0 GB")
+    assert (nvrtc.state, nvrtc.found) == ("OK", "12.9")
+    monkeypatch.setattr(driver, "obstacle", lambda device: "there is no NVRTC; pip install it")
+    _, nvrtc = doctor.graphics()
+    assert (nvrtc.state, nvrtc.remedy) == ("NOTE", "pip install it")
+    gpu.memory = 1e9
+    (cuda,) = doctor.graphics()
+    assert cuda.state == "NOTE"
+    gpu.there = False
+    (cuda,) = doctor.graphics()  # this PyTorch is for CPUs, but there is a driver
+    assert ("a PyTorch with CUDA" in cuda.remedy) == (torch.version.cuda is None)

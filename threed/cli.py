@@ -252,7 +252,7 @@ def resolve(asked: Text) -> Request:
 
     recipe = making.recipe_for("text", asked.recipe)
     formats = making.formats_of(asked.format)
-    making.check_machine(asked.device)
+    device = making.device_of(asked.device)
     recipe = making.with_flags(recipe, asked)
     making.check_negative(recipe, asked)
     return Request(
@@ -260,7 +260,7 @@ def resolve(asked: Text) -> Request:
         negative=" ".join(asked.negative.split()) or recipe.negative,
         seed=asked.seed,
         prior=asked.prior,
-        device=asked.device,
+        device=device,
         formats=formats,
         recipe=recipe,
     )

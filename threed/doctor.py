@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from threed import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 TESTED = {
     "torch": "2.13.0",
@@ -33,7 +36,6 @@ TESTED = {
     "fast-simplification": "0.2.0",
     "pillow": "13.0.0",
 }  # constraints.txt has them all
-MEMORY = 2e9  # bytes a run may take
 DISK = 200e6  # bytes of a run folder and of compiled kernels, with room to spare
 COLOURS = {"OK": "green", "NOTE": "yellow", "FAIL": "red"}
 
@@ -95,12 +97,40 @@ def processor() -> Iterator[Finding]:
     yield Finding("OK" if not remedy else "NOTE", "threads", f"{threads} on {physical} cores", remedy)
     fast = compute_dtype(torch.device("cpu")) == torch.bfloat16
     yield Finding("OK", "bfloat16", "native" if fast else "not native: the prior computes in float32, more slowly")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU does it all"
-    yield Finding("OK", "CUDA", gpu)
+
+
+def graphics() -> Iterator[Finding]:
+    """The GPU, and whether CUDA kernels can be compiled for it."""
+    import torch
+
+    from threed.errors import Mistake
+    from threed.machine import check_gpu
+    from threed.renderers.cuda_ops import compiler, driver
+
+    if not torch.cuda.is_available():
+        driven = driver.version() is not None and torch.version.cuda is None
+        remedy = "there is a driver; see https://pytorch.org/get-started for a PyTorch with CUDA" if driven else ""
+        yield Finding("NOTE" if driven else "OK", "CUDA", "none; the CPU does it all", remedy)
+        return
+    major, minor = torch.cuda.get_device_capability()
+    memory = torch.cuda.get_device_properties().total_memory
+    found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, {memory / 1e9:.1f} GB"
+    try:
+        check_gpu()
+    except Mistake as mistake:
+        yield Finding("NOTE", "CUDA", found, str(mistake))
+        return
+    yield Finding("OK", "CUDA", found)
+    reason = driver.obstacle(torch.device("cuda", torch.cuda.current_device()))
+    if reason is None:
+        yield Finding("OK", "NVRTC", "{}.{}".format(*compiler.nvrtc().version))
+    else:
+        what, _, remedy = reason.rpartition("; ")
+        yield Finding("NOTE", "NVRTC", f"{what}: slow primitives", remedy)
 
 
 def memory() -> Iterator[Finding]:
-    from threed.machine import total_memory
+    from threed.machine import MEMORY, total_memory
 
     total = total_memory()
     if total is None:
@@ -132,17 +162,25 @@ def kernels() -> Iterator[Finding]:
     """Compiles the hash grid's kernels, or finds them in the cache, and compares them with the reference."""
     import torch
 
+    remedy = "install the tested {}: pip install -c constraints.txt -e ."
+    yield compared("numba kernels", torch.device("cpu"), remedy.format("numba"))
+    if torch.cuda.is_available():
+        yield compared("CUDA kernels", torch.device("cuda"), "use --device cpu, and report it")
+
+
+def compared(what: str, device: torch.device, remedy: str) -> Finding:
+    import torch
+
     from threed.renderers import torch_ops
     from threed.renderers.ops import HashGrid, ops
 
     grid, generator = HashGrid(levels=2), torch.Generator().manual_seed(0)
     points = torch.rand(64, 3, generator=generator)
     table = torch.rand(grid.size, grid.features, generator=generator)
-    fast = ops(points.device).hash_encode(points, table, grid)
-    agree = torch.allclose(fast, torch_ops.hash_encode(points, table, grid), atol=1e-4)
-    remedy = "" if agree else "install the tested numba: pip install -c constraints.txt -e ."
-    found = "compiled, equal to the reference" if agree else "differ from the reference"
-    yield Finding("OK" if agree else "FAIL", "numba kernels", found, remedy)
+    fast = ops(device).hash_encode(points.to(device), table.to(device), grid).cpu()
+    if torch.allclose(fast, torch_ops.hash_encode(points, table, grid), atol=1e-4):
+        return Finding("OK", what, "compiled, equal to the reference")
+    return Finding("FAIL", what, "differ from the reference", remedy)
 
 
 def weights() -> Iterator[Finding]:
@@ -157,4 +195,4 @@ def weights() -> Iterator[Finding]:
     yield Finding("OK", "embedded prior", "complete, checksums agree")
 
 
-CHECKS = (system, packages, processor, memory, output, kernels, weights)
+CHECKS = (system, packages, processor, graphics, memory, output, kernels, weights)

@@ -146,12 +146,12 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
 
     recipe = making.with_flags(making.recipe_for("picture", asked.recipe), asked)
     formats = making.formats_of(asked.format)
-    making.check_machine(asked.device)
+    device = making.device_of(asked.device)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
         prior=asked.prior,
-        device=asked.device,
+        device=device,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,
         recipe=recipe,

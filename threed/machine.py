@@ -1,13 +1,18 @@
-"""What the machine offers to this process: cores, memory. Threads are set here; a training shares them out."""
+"""What the machine offers to this process: cores, memory, a GPU. Threads are set here; a training shares them out."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
 import torch
+
+from threed.errors import Mistake
+
+MEMORY = 2e9  # bytes a run may take
 
 
 def cores() -> int:
@@ -47,6 +52,21 @@ def total_memory() -> int | None:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read("/sys/fs/cgroup/memory.max")
     return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def check_gpu() -> None:
+    """Raises Mistake where no CUDA device is there, or PyTorch has no machine code for it, or its memory is small."""
+    if not torch.cuda.is_available():
+        raise Mistake("PyTorch finds no CUDA device on this machine; use --device cpu")
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    able = [int(digits) for each in torch.cuda.get_arch_list() if (digits := re.sub(r"\D", "", each))]
+    if able and 10 * major + minor < min(able):
+        raise Mistake(
+            f"{name} has compute capability {major}.{minor} and this PyTorch needs {min(able) / 10}; use --device cpu, "
+            "or a PyTorch for an older CUDA"
+        )
+    if (total := torch.cuda.get_device_properties().total_memory) < MEMORY:
+        raise Mistake(f"{name} has {total / 1e9:.1f} GB and a run takes up to {MEMORY / 1e9:.0f} GB; use --device cpu")
 
 
 def _siblings(cpu: int) -> str:

@@ -45,11 +45,23 @@ def formats_of(names: Sequence[str]) -> tuple[str, ...]:
     return formats
 
 
-def check_machine(device: str) -> None:
-    """Raises Mistake for a device that is not known, or not there."""
+def device_of(name: str) -> str:
+    """The device to compute on; auto is a GPU that can, else the CPU. Raises Mistake for one that is not there."""
     import torch
 
-    check_device(device, {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()})
+    from threed.machine import check_gpu
+
+    devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name != "auto":
+        check_device(name, devices | {"auto": True})
+        if name == "cuda":
+            check_gpu()
+        return name
+    try:
+        check_gpu()
+    except Mistake:
+        return "cpu"
+    return "cuda"
 
 
 def with_asset(recipe: Recipe, asked: Text | Picture) -> Recipe:

@@ -51,12 +51,14 @@ def architecture(device: torch.device) -> str:
     if not torch.cuda.is_available():
         raise Unavailable("PyTorch finds no CUDA device; see https://pytorch.org/get-started for a wheel with CUDA")
     major, minor = torch.cuda.get_device_capability(device)
-    check_driver(driver_version(), nvrtc().version)
+    check_driver(version(), nvrtc().version)
     return nvrtc().architecture(10 * major + minor)
 
 
-def check_driver(driver: tuple[int, int], compiler: tuple[int, int]) -> None:
+def check_driver(driver: tuple[int, int] | None, compiler: tuple[int, int]) -> None:
     """Raises Unavailable for a driver that is older than the machine code: any of the same major version runs it."""
+    if driver is None:
+        raise Unavailable("there is no NVIDIA driver; install it, or use --device cpu")
     if driver[0] < compiler[0]:
         raise Unavailable(
             f"the driver is for CUDA {driver[0]}.{driver[1]} and kernels are compiled for CUDA "
@@ -64,11 +66,14 @@ def check_driver(driver: tuple[int, int], compiler: tuple[int, int]) -> None:
         )
 
 
-def driver_version() -> tuple[int, int]:
-    """The CUDA version of the installed driver. Raises Unavailable."""
-    version = ctypes.c_int()
-    _call("cuDriverGetVersion", ctypes.byref(version))
-    return version.value // 1000, version.value % 1000 // 10
+def version() -> tuple[int, int] | None:
+    """The CUDA version of the installed driver; None if there is none."""
+    number = ctypes.c_int()
+    try:
+        _call("cuDriverGetVersion", ctypes.byref(number))
+    except Unavailable:
+        return None
+    return number.value // 1000, number.value % 1000 // 10
 
 
 @cache

@@ -1,7 +1,7 @@
 """Triangles to pixels on CUDA; `torch_ops.raster` states the rules, and its faces are these.
 
-Depths are compared in single precision, also those of float64 vertices. The gradients of attributes are summed by atomic
-additions, in an order that may differ from run to run; all else is the same every time.
+Depths are compared in single precision, also those of float64 vertices. The gradients of attributes are summed by
+atomic additions, in an order that may differ from run to run; all else is the same every time.
 """
 
 from __future__ import annotations
