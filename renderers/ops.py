@@ -71,14 +71,19 @@ class Packed:
         return Packed(starts, *(each.index_select(0, kept) for each in (self.ray, self.near, self.far)))
 
 
-@cache
 def ops(device: torch.device) -> ModuleType:
-    """The fastest backend for tensors of this device; warns, once, where CUDA kernels cannot be compiled."""
-    name = "cpu_ops" if device.type == "cpu" else "torch_ops"
+    """The fastest backend for tensors of this device."""
+    return importlib.import_module(f"{__package__}.{backend(device)}")
+
+
+@cache
+def backend(device: torch.device) -> str:
+    """Its name; warns, once, where a GPU is there and kernels cannot be compiled for it."""
+    if device.type == "cpu":
+        return "cpu_ops"
     if device.type == "cuda":
         reason = importlib.import_module(f"{__package__}.cuda_ops.driver").obstacle(device)
         if reason is None:
-            name = "cuda_ops"
-        else:
-            warnings.warn(f"this GPU computes with slow primitives: {reason}", stacklevel=2)
-    return importlib.import_module(f"{__package__}.{name}")
+            return "cuda_ops"
+        warnings.warn(f"this GPU computes with slow primitives: {reason}", stacklevel=3)
+    return "torch_ops"

@@ -181,8 +181,8 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl"),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
-        ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: cpu, cuda, mps"),
-        ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: cpu, cuda, mps"),
+        ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: auto, cpu, cuda, mps"),
+        ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: auto, cpu, cuda, mps"),
         ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
         ([BARREL, "--steps", "0"], "--steps is 0; it must lie between 1 and 100000"),
         ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 60000"),
@@ -242,7 +242,7 @@ def test_a_device_that_is_not_there(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert main(["text", BARREL, "--device", "cuda"]) == 2
-    expected = "threed: PyTorch finds no device 'cuda' on this machine; use one of: cpu\n"
+    expected = "threed: PyTorch finds no device 'cuda' on this machine; use one of: cpu, auto\n"
     assert capsys.readouterr().err == expected
 
 

@@ -1,0 +1,99 @@
+"""A device that is none: its tensors live in the CPU's memory, yet mix with those of the CPU no better than a GPU's do.
+
+What would fail on a GPU for want of a copy fails here: operations on tensors of two devices, `numpy()`, random numbers
+out of a generator of another device. Kernels of `cuda_ops` run as in `cuda_on_cpu`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import cuda_on_cpu
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from threed.renderers import ops
+from threed.renderers.cuda_ops import launch
+
+NAME = "lazy"  # a device that PyTorch knows, without any memory or operations
+ANYWHERE = {"aten._to_copy.default", "aten.copy_.default", "aten.index.Tensor", "aten.index_put_.default"}
+
+
+class There(Tensor):
+    """A tensor of the device, and the numbers in it."""
+
+    numbers: Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: Tensor) -> There:
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            numbers.shape,
+            strides=numbers.stride(),
+            storage_offset=numbers.storage_offset(),
+            dtype=numbers.dtype,
+            device=NAME,
+        )
+        made.numbers = numbers
+        return made
+
+    def __repr__(self) -> str:  # noqa: D105
+        return f"There({self.numbers})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        return dispatched(function, arguments, named or {})
+
+
+def dispatched(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
+    flat, _ = tree_flatten((arguments, named))
+    there = any(isinstance(each, There) for each in flat)
+    strangers = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, There) and each.dim()]
+    wanted = named.get("device")
+    wanted = None if wanted is None else torch.device(wanted).type
+    if there and strangers and str(function) not in ANYWHERE:
+        raise RuntimeError(f"{function} of tensors on two devices")
+    if (there or wanted == NAME) and named.get("generator") is not None:
+        raise RuntimeError(f"{function} out of a generator of the CPU")
+    named = dict(named)
+    if wanted == NAME:
+        named["device"] = "cpu"
+    result = function(*tree_map(numbers, arguments), **tree_map(numbers, named))
+    if wanted == NAME or (there and wanted is None):
+        result = tree_map(lambda each: There(each) if isinstance(each, Tensor) else each, result)
+    if function._schema.is_mutable and flat and isinstance(flat[0], Tensor) and not isinstance(result, tuple | list):
+        return arguments[0]
+    return result
+
+
+def numbers(each: Any) -> Any:
+    return each.numbers if isinstance(each, There) else each
+
+
+class Factories(TorchDispatchMode):
+    """Tensors that are made there."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        return dispatched(function, arguments, named or {})
+
+
+@contextlib.contextmanager
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    prepare = launch.prepare
+    monkeypatch.setattr(launch, "prepare", lambda p, a, real: prepare(p, numbers(a), real))
+    monkeypatch.setitem(launch.LOADERS, NAME, cuda_on_cpu.Program)
+    chosen = ops.backend
+    monkeypatch.setattr(ops, "backend", lambda device: "cuda_ops" if device.type == NAME else chosen(device))
+    lower = torch.autocast  # which PyTorch does not have for every device
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *of, **how: lower("cpu" if kind == NAME else kind, *of, **how | {"enabled": False})
+    )
+    made = torch.tensor  # which no mode sees
+    monkeypatch.setattr(torch, "tensor", lambda *of, device=None, **how: made(*of, **how).to(device or "cpu"))
+    with Factories():
+        yield NAME
