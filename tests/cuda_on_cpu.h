@@ -22,8 +22,8 @@ inline unsigned __float_as_uint(float value) { return bits<unsigned>(value); }
 inline long long __double_as_longlong(double value) { return bits<long long>(value); }
 using std::isfinite;
 
-// As cuLaunchKernel does it: every parameter is where a pointer says. Threads run last to first, so that a kernel that
-// counts on their order fails.
+// As cuLaunchKernel does it: every parameter is where a pointer says. Blocks run last to first and threads first to
+// last, so that a kernel that counts on their order fails.
 template <class... T, size_t... I>
 void each(void (*kernel)(T...), long long threads, unsigned rows, void** parameters, std::index_sequence<I...>) {
     std::tuple<T...> given{*static_cast<T*>(parameters[I])...};
@@ -31,7 +31,7 @@ void each(void (*kernel)(T...), long long threads, unsigned rows, void** paramet
     gridDim = {static_cast<unsigned>((threads + 255) / 256), rows, 1};
     for (blockIdx.y = rows; blockIdx.y-- > 0;)
         for (blockIdx.x = gridDim.x; blockIdx.x-- > 0;)
-            for (threadIdx.x = 256; threadIdx.x-- > 0;) std::apply(kernel, given);
+            for (threadIdx.x = 0; threadIdx.x < 256; threadIdx.x++) std::apply(kernel, given);
 }
 
 template <class... T> void run(void (*kernel)(T...), long long threads, unsigned rows, void** parameters) {

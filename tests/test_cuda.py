@@ -151,6 +151,8 @@ def test_surfaces_of_random_shapes(where: str, shapes: int) -> None:
         clip = draw.normal(views, vertices, 4)
         clip[..., 3] = 1.7 * draw.uniform(views, vertices) + draw.one_of((-1, 1)) * 0.3  # behind the camera, or not
         faces = torch.randint(0, vertices, (draw.integer(0, 50), 3), generator=draw.generator)
+        if seed % 2:  # all is there twice, at the same depth
+            clip, faces, vertices = clip.repeat(1, 2, 1), torch.cat([faces, faces + vertices]), 2 * vertices
         seen = torch_ops.rasterize(clip, faces, height, width)
         found = cuda_ops.rasterize(clip.to(where), faces.to(where), height, width)
         assert torch.equal(found.face.cpu(), seen.face)
