@@ -1,4 +1,6 @@
-"""The primitives of volume rendering: numba against the PyTorch reference and against what memory allows.
+"""The primitives of volume rendering: numba or CUDA against the PyTorch reference and against what memory allows.
+
+    python benchmarks/primitives.py [cuda]
 
 The floor of the hash grid is one random read and one
 random addition of a table entry for every corner of every cell, and nothing else.
@@ -6,6 +8,7 @@ random addition of a table entry for every corner of every cell, and nothing els
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numba
@@ -14,13 +17,15 @@ import torch
 from timing import kept, timed, told
 from torch import Tensor
 
-from threed.renderers import cpu_ops, torch_ops
+from threed.renderers import torch_ops
 from threed.renderers.camera import orbit
-from threed.renderers.ops import HashGrid
+from threed.renderers.ops import HashGrid, ops
 
 POINTS, ROUNDS = 2**17, 7
 GRID = HashGrid(levels=8, features=2, log2_table=15)
-NAMES = {cpu_ops: "numba", torch_ops: "torch"}
+DEVICE = torch.device(*sys.argv[1:2] or ["cpu"])
+OURS = ops(DEVICE)
+NAMES = {OURS: "cuda" if DEVICE.type == "cuda" else "numba", torch_ops: "torch"}
 
 
 @numba.njit(parallel=True, fastmath=True)
@@ -42,15 +47,20 @@ def _add(table: np.ndarray, entries: np.ndarray) -> None:
 
 
 def hash_grid(generator: torch.Generator) -> dict[str, Callable[[], object]]:
-    x = torch.rand(POINTS, 3, generator=generator)
-    table = torch.rand(GRID.size, GRID.features, generator=generator).requires_grad_()
-    g = torch.rand(POINTS, GRID.levels * GRID.features, generator=generator)
-    entries = torch.randint(2**GRID.log2_table, (GRID.levels, 8 * POINTS), generator=generator).numpy()
+    x = torch.rand(POINTS, 3, generator=generator).to(DEVICE)
+    table = torch.rand(GRID.size, GRID.features, generator=generator).to(DEVICE).requires_grad_()
+    g = torch.rand(POINTS, GRID.levels * GRID.features, generator=generator).to(DEVICE)
+    entries = torch.randint(2**GRID.log2_table, (GRID.levels, 8 * POINTS), generator=generator)
     tables = np.zeros((GRID.levels, 2**GRID.log2_table, GRID.features), np.float32)
+    flat = (entries + torch.arange(GRID.levels)[:, None] * 2**GRID.log2_table).reshape(-1).to(DEVICE)
 
     def floor() -> None:
-        _read(tables, entries, np.zeros(GRID.levels, np.float32))
-        _add(tables, entries)
+        if DEVICE.type == "cpu":
+            _read(tables, entries.numpy(), np.zeros(GRID.levels, np.float32))
+            _add(tables, entries.numpy())
+        else:  # writes what it reads, and reads what it adds
+            every = torch.zeros(tables.size // GRID.features, GRID.features, device=DEVICE)
+            every.index_add_(0, flat, every.index_select(0, flat))
 
     def both_ways(backend: object) -> Callable[[], object]:
         return lambda: torch.autograd.grad(backend.hash_encode(x, table, GRID), table, g)
@@ -63,17 +73,17 @@ def hash_grid(generator: torch.Generator) -> dict[str, Callable[[], object]]:
 
 def normals(generator: torch.Generator) -> dict[str, Callable[[], object]]:
     """Density and trainable normals of a hash grid with a linear head."""
-    x = torch.rand(POINTS, 3, generator=generator)
-    table = torch.rand(GRID.size, GRID.features, generator=generator).requires_grad_()
-    head = torch.rand(GRID.levels * GRID.features, generator=generator).requires_grad_()
-    offsets = torch.cat([torch.eye(3), -torch.eye(3)]) * 1e-3
+    x = torch.rand(POINTS, 3, generator=generator).to(DEVICE)
+    table = torch.rand(GRID.size, GRID.features, generator=generator).to(DEVICE).requires_grad_()
+    head = torch.rand(GRID.levels * GRID.features, generator=generator).to(DEVICE).requires_grad_()
+    offsets = torch.cat([torch.eye(3), -torch.eye(3)]).to(DEVICE) * 1e-3
 
     def density(points: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(cpu_ops.hash_encode(points, table, GRID) @ head)
+        return torch.nn.functional.softplus(OURS.hash_encode(points, table, GRID) @ head)
 
     def analytic() -> object:
-        logit = cpu_ops.hash_encode(x, table, GRID) @ head
-        slope = cpu_ops.hash_gradient(x, table, torch.sigmoid(logit)[:, None] * head, GRID)
+        logit = OURS.hash_encode(x, table, GRID) @ head
+        slope = OURS.hash_gradient(x, table, torch.sigmoid(logit)[:, None] * head, GRID)
         return torch.autograd.grad(torch.nn.functional.softplus(logit).sum() + slope.square().sum(), (table, head))
 
     def differences() -> object:
@@ -86,13 +96,13 @@ def normals(generator: torch.Generator) -> dict[str, Callable[[], object]]:
 
 def rays(generator: torch.Generator) -> dict[str, Callable[[], object]]:
     """Four views of 64 x 64 pixels, 64 steps along the cube, the ball in it occupied."""
-    origins, directions = (each.reshape(-1, 3) for each in orbit(4).rays(64, 64))
-    axis = torch.linspace(-1, 1, 48)
+    origins, directions = (each.reshape(-1, 3) for each in orbit(4).to(DEVICE).rays(64, 64))
+    axis = torch.linspace(-1, 1, 48, device=DEVICE)
     occupied = torch.cartesian_prod(axis, axis, axis).norm(dim=-1).reshape(48, 48, 48) < 1
-    jitter = torch.rand(len(origins), generator=generator)
-    packed = cpu_ops.march(origins, directions, occupied, 1.0, 2 / 64, jitter)
-    density = (torch.rand(len(packed.ray), generator=generator) * 5).requires_grad_()
-    values = torch.rand(len(packed.ray), 6, generator=generator).requires_grad_()
+    jitter = torch.rand(len(origins), generator=generator).to(DEVICE)
+    packed = OURS.march(origins, directions, occupied, 1.0, 2 / 64, jitter)
+    density = (torch.rand(len(packed.ray), generator=generator) * 5).to(DEVICE).requires_grad_()
+    values = torch.rand(len(packed.ray), 6, generator=generator).to(DEVICE).requires_grad_()
 
     def march(backend: object) -> Callable[[], object]:
         return lambda: backend.march(origins, directions, occupied, 1.0, 2 / 64, jitter)
@@ -113,9 +123,12 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     tasks = hash_grid(generator) | normals(generator) | rays(generator)
     seconds = timed(tasks, ROUNDS)
-    best = {name.split(" / ")[0]: name for name in reversed(seconds) if name.endswith(("numba", "analytic"))}
+    best = {name.split(" / ")[0]: name for name in reversed(seconds) if name.endswith((NAMES[OURS], "analytic"))}
     rows = told(seconds, lambda name: best[name.split(" / ")[0]], f"{POINTS} points, {ROUNDS} rounds")
-    kept("primitives", {"points": POINTS, "rounds": ROUNDS, "seconds": rows})
+    kept(
+        "primitives" if DEVICE.type == "cpu" else f"primitives-{DEVICE.type}",
+        {"points": POINTS, "rounds": ROUNDS, "seconds": rows},
+    )
 
 
 if __name__ == "__main__":

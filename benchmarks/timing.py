@@ -25,6 +25,8 @@ def timed(tasks: Mapping[str, Task], rounds: int) -> dict[str, list[float]]:
         for name, task in tasks.items():
             start = time.perf_counter()
             task()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # a launch does not wait for its kernel
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

@@ -42,7 +42,7 @@ class There(Tensor):
         made.numbers = numbers
         return made
 
-    def __repr__(self) -> str:  # noqa: D105
+    def __repr__(self) -> str:
         return f"There({self.numbers})"
 
     @classmethod
@@ -91,7 +91,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(ops, "backend", lambda device: "cuda_ops" if device.type == NAME else chosen(device))
     lower = torch.autocast  # which PyTorch does not have for every device
     monkeypatch.setattr(
-        torch, "autocast", lambda kind, *of, **how: lower("cpu" if kind == NAME else kind, *of, **how | {"enabled": False})
+        torch,
+        "autocast",
+        lambda kind, *of, **how: lower("cpu", enabled=False) if kind == NAME else lower(kind, *of, **how),
     )
     made = torch.tensor  # which no mode sees
     monkeypatch.setattr(torch, "tensor", lambda *of, device=None, **how: made(*of, **how).to(device or "cpu"))

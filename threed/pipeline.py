@@ -83,7 +83,8 @@ def shaped(request: Request, run: Run, prior: Prior | None = None) -> Shape:
         if recipe.start == "volume":
             warn(request, run)
         folder = located(request.prior)
-        shape: Shape | None = begin(recipe.start, request.prompt, request.seed, folder, request.negative)
+        told = request.prompt, request.seed, folder, request.negative
+        shape: Shape | None = begin(recipe.start, *told, device=request.device)
     if recipe.overpaint and not recipe.stages and recipe.start not in STARTS:
         return begun(PaintedConfig(), shape, request)  # a mesh of which only the colours will change
     shape = staged(shape, request, run, prior)
