@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,22 +32,24 @@ class Program:
 
     def __init__(self, source: str, options: Sequence[str], device: torch.device) -> None:
         del device
-        names = re.findall(r"^KERNEL (\w+)\(", source, re.MULTILINE)
-        starts = "".join(
-            f'extern "C" void run_{name}(long long threads, unsigned rows, void** parameters) '
-            f"{{ run({name}, threads, rows, parameters); }}\n"
-            for name in names
-        )
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            code, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-            code.write_text(f'#include "{HEADER}"\n{source}\n{starts}')
-            macros = [option for option in options if option.startswith("-D")]
-            flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror", *macros]
-            subprocess.run([str(COMPILER), *flags, str(code), "-o", str(library)], check=True)
-            self._library = ctypes.CDLL(str(library))
+        self._library = built(source, tuple(option for option in options if option.startswith("-D")))
 
     def launch(self, kernel: str, count: int, rows: int, parameters: ctypes.Array[ctypes.c_void_p]) -> None:
         getattr(self._library, f"run_{kernel}")(ctypes.c_longlong(count), rows, parameters)
+
+
+@cache
+def built(source: str, macros: tuple[str, ...]) -> ctypes.CDLL:
+    """A library with a function for every kernel, which takes what `cuLaunchKernel` does."""
+    names = re.findall(r"^KERNEL (\w+)\(", source, re.MULTILINE)
+    taken = "long long threads, unsigned rows, void** parameters"
+    starts = [f'extern "C" void run_{name}({taken}) {{ run({name}, threads, rows, parameters); }}' for name in names]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        code, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        code.write_text("\n".join([f'#include "{HEADER}"', source, *starts, ""]))
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror", *macros]
+        subprocess.run([str(COMPILER), *flags, str(code), "-o", str(library)], check=True)
+        return ctypes.CDLL(str(library))
 
 
 launch.LOADERS["cpu"] = Program

@@ -21,7 +21,7 @@ from threed.renderers import ops
 from threed.renderers.cuda_ops import launch
 
 NAME = "lazy"  # a device that PyTorch knows, without any memory or operations
-ANYWHERE = {"aten._to_copy.default", "aten.copy_.default", "aten.index.Tensor", "aten.index_put_.default"}
+ANYWHERE = ("_to_copy", "copy_", "index", "index_put", "index_put_")  # operations that take tensors of two devices
 
 
 class There(Tensor):
@@ -42,6 +42,18 @@ class There(Tensor):
         made.numbers = numbers
         return made
 
+    def __getitem__(self, index: Any) -> Tensor:
+        parts = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(
+            tuple(torch.tensor(each) if isinstance(each, list | tuple) else each for each in parts)
+        )
+
+    def new_tensor(self, *of: Any, **how: Any) -> Tensor:
+        return There(self.numbers.new_tensor(*of, **how))
+
+    def tolist(self) -> Any:
+        return self.numbers.tolist()  # a GPU is waited for
+
     def __repr__(self) -> str:
         return f"There({self.numbers})"
 
@@ -56,7 +68,7 @@ def dispatched(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
     strangers = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, There) and each.dim()]
     wanted = named.get("device")
     wanted = None if wanted is None else torch.device(wanted).type
-    if there and strangers and str(function) not in ANYWHERE:
+    if there and strangers and function.overloadpacket.__name__ not in ANYWHERE:
         raise RuntimeError(f"{function} of tensors on two devices")
     if (there or wanted == NAME) and named.get("generator") is not None:
         raise RuntimeError(f"{function} out of a generator of the CPU")
