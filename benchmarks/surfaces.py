@@ -1,17 +1,18 @@
 """The primitives of surface rendering at 50,000 triangles and 512 x 512 pixels: ours, the reference, a software OpenGL.
 
-    python benchmarks/surfaces.py            # pip install moderngl for the rows of OpenGL
+    python benchmarks/surfaces.py [cuda]     # pip install moderngl for the rows of OpenGL
 
-numba against the PyTorch reference, forward and back; what a rasterizer writes, written and read once without any work
-("floor"); and Mesa's llvmpipe through moderngl, which draws the same triangles' numbers and depths on the processor and
-reads them back. The reference tests every pixel against every triangle: it draws SHARE of the pixels, and its row is
-that time over SHARE. Writes benchmarks/results/surfaces.json.
+numba, or CUDA, against the PyTorch reference, forward and back; what a rasterizer writes, written and read once without
+any work ("floor"); and Mesa's llvmpipe through moderngl, which draws the same triangles' numbers and depths on the
+processor and reads them back. The reference tests every pixel against every triangle: it draws SHARE of the pixels, and
+its row is that time over SHARE. Writes benchmarks/results/surfaces.json.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 
 os.environ |= {"LIBGL_ALWAYS_SOFTWARE": "1"}  # before any OpenGL is loaded
 
@@ -22,14 +23,18 @@ from timing import Task, kept, timed, told
 from torch.nn import functional
 
 from threed.machine import set_threads
-from threed.renderers import cpu_ops, torch_ops
+from threed.renderers import torch_ops
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Mesh
+from threed.renderers.ops import ops
 
 SIZE, ROUNDS, CHANNELS, TEXTURE = 512, 9, 6, 1024
 SMALL = SIZE // 32  # pixels a side of what the reference draws
 SHARE = (SMALL / SIZE) ** 2
-NAMES = {cpu_ops: "numba", torch_ops: "torch"}
+DEVICE = torch.device(*sys.argv[1:2] or ["cpu"])
+OURS = ops(DEVICE)
+NAME = "cuda" if DEVICE.type == "cuda" else "numba"
+NAMES = {OURS: NAME, torch_ops: "torch"}
 SHADERS = {
     "vertex_shader": "#version 330\nin vec4 clip; void main() { gl_Position = clip; }",
     "fragment_shader": "#version 330\nout int id; void main() { id = gl_PrimitiveID; }",
@@ -41,18 +46,18 @@ def ball() -> Mesh:
     angles = np.linspace(0, math.pi, 161)
     outline = np.stack([np.sin(angles), np.cos(angles)], axis=1) * (1 + 0.1 * np.sin(9 * angles))[:, None]
     made = trimesh.creation.revolve(outline, sections=157)
-    return Mesh(torch.tensor(made.vertices).float() * 0.9, torch.tensor(made.faces))
+    return Mesh(torch.tensor(made.vertices).float().to(DEVICE) * 0.9, torch.tensor(made.faces).to(DEVICE))
 
 
 def rasterizers(mesh: Mesh, clip: torch.Tensor) -> dict[str, Task]:
-    numbers = np.zeros((SIZE, SIZE, 4), np.float32)
+    numbers = torch.zeros(SIZE, SIZE, 4, device=DEVICE)
 
     def floor() -> object:
-        numbers[:] = 1
+        numbers.fill_(1)
         return numbers.sum()
 
     tasks: dict[str, Task] = {"rasterize / floor": floor}
-    tasks["rasterize / numba"] = lambda: cpu_ops.rasterize(clip, mesh.faces, SIZE, SIZE)
+    tasks[f"rasterize / {NAME}"] = lambda: OURS.rasterize(clip, mesh.faces, SIZE, SIZE)
     try:
         tasks["rasterize / llvmpipe"] = opengl(mesh, clip)
     except Exception as error:  # whatever keeps OpenGL away, the other rows stand
@@ -68,8 +73,8 @@ def opengl(mesh: Mesh, clip: torch.Tensor) -> Task:
     context = moderngl.create_standalone_context(backend="egl")
     print("OpenGL:", context.info["GL_RENDERER"])
     program = context.program(**SHADERS)
-    vertices = context.buffer(clip[0].numpy().astype("f4").tobytes())
-    triangles = context.buffer(mesh.faces.numpy().astype("i4").tobytes())
+    vertices = context.buffer(clip[0].cpu().numpy().astype("f4").tobytes())
+    triangles = context.buffer(mesh.faces.cpu().numpy().astype("i4").tobytes())
     drawn = context.vertex_array(program, [(vertices, "4f", "clip")], triangles)
     target = context.texture((SIZE, SIZE), 1, dtype="i4")
     picture = context.framebuffer([target], context.depth_texture((SIZE, SIZE)))
@@ -86,11 +91,11 @@ def opengl(mesh: Mesh, clip: torch.Tensor) -> Task:
 
 def shading(mesh: Mesh, clip: torch.Tensor, generator: torch.Generator) -> dict[str, Task]:
     """What follows the rasterizer, with its gradient."""
-    fragments, edges = cpu_ops.rasterize(clip, mesh.faces, SIZE, SIZE), cpu_ops.edges(mesh.faces)
-    attribute = torch.rand(len(mesh.vertices), CHANNELS, generator=generator).requires_grad_()
-    colour = torch.rand(1, SIZE, SIZE, 3, generator=generator).requires_grad_()
-    picture = torch.rand(TEXTURE, TEXTURE, 3, generator=generator).requires_grad_()
-    uv, lod = (torch.rand(SIZE * SIZE, *shape, generator=generator) for shape in ((2,), ()))
+    fragments, edges = OURS.rasterize(clip, mesh.faces, SIZE, SIZE), OURS.edges(mesh.faces)
+    attribute = torch.rand(len(mesh.vertices), CHANNELS, generator=generator).to(DEVICE).requires_grad_()
+    colour = torch.rand(1, SIZE, SIZE, 3, generator=generator).to(DEVICE).requires_grad_()
+    picture = torch.rand(TEXTURE, TEXTURE, 3, generator=generator).to(DEVICE).requires_grad_()
+    uv, lod = (torch.rand(SIZE * SIZE, *shape, generator=generator).to(DEVICE) for shape in ((2,), ()))
     moved = clip.clone().requires_grad_()
 
     def interpolate(backend: object) -> Task:
@@ -112,13 +117,16 @@ def shading(mesh: Mesh, clip: torch.Tensor, generator: torch.Generator) -> dict[
 def main() -> None:
     set_threads()
     mesh = ball()
-    clip = functional.pad(mesh.vertices, (0, 1), value=1.0) @ orbit(1).clip_from_world().mT
+    clip = functional.pad(mesh.vertices, (0, 1), value=1.0) @ orbit(1).to(DEVICE).clip_from_world().mT
     tasks = rasterizers(mesh, clip) | shading(mesh, clip, torch.Generator().manual_seed(0))
     seconds = timed(tasks, ROUNDS)
     seconds["rasterize / torch"] = [each / SHARE for each in seconds["rasterize / torch"]]
     title = f"{len(mesh.faces)} triangles, {SIZE} x {SIZE} pixels, {ROUNDS} rounds"
-    rows = told(seconds, lambda name: f"{name.split(' / ')[0]} / numba", title)
-    kept("surfaces", {"triangles": len(mesh.faces), "size": SIZE, "rounds": ROUNDS, "seconds": rows})
+    rows = told(seconds, lambda name: f"{name.split(' / ')[0]} / {NAME}", title)
+    kept(
+        "surfaces" if DEVICE.type == "cpu" else f"surfaces-{DEVICE.type}",
+        {"triangles": len(mesh.faces), "size": SIZE, "rounds": ROUNDS, "seconds": rows},
+    )
 
 
 if __name__ == "__main__":
