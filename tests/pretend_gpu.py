@@ -21,7 +21,8 @@ from threed.renderers import ops
 from threed.renderers.cuda_ops import launch
 
 NAME = "lazy"  # a device that PyTorch knows, without any memory or operations
-ANYWHERE = ("_to_copy", "copy_", "index", "index_put", "index_put_")  # operations that take tensors of two devices
+COPIES = ("_to_copy", "copy_")
+INDEXED = ("index", "index_put", "index_put_")  # whose indices may be the CPU's
 
 
 class There(Tensor):
@@ -63,12 +64,15 @@ class There(Tensor):
 
 
 def dispatched(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
+    """What an operation gives: on the device if one of its tensors is, or if that is asked for."""
     flat, _ = tree_flatten((arguments, named))
+    name = function.overloadpacket.__name__
     there = any(isinstance(each, There) for each in flat)
-    strangers = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, There) and each.dim()]
+    met = (arguments[0], *arguments[2:]) if name in INDEXED and isinstance(arguments[0], There) else flat
+    strangers = [each for each in met if isinstance(each, Tensor) and not isinstance(each, There) and each.dim()]
     wanted = named.get("device")
     wanted = None if wanted is None else torch.device(wanted).type
-    if there and strangers and function.overloadpacket.__name__ not in ANYWHERE:
+    if there and strangers and name not in COPIES:
         raise RuntimeError(f"{function} of tensors on two devices")
     if (there or wanted == NAME) and named.get("generator") is not None:
         raise RuntimeError(f"{function} out of a generator of the CPU")
@@ -96,6 +100,7 @@ class Factories(TorchDispatchMode):
 
 @contextlib.contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The device's name, while it is there."""
     prepare = launch.prepare
     monkeypatch.setattr(launch, "prepare", lambda p, a, real: prepare(p, numbers(a), real))
     monkeypatch.setitem(launch.LOADERS, NAME, cuda_on_cpu.Program)

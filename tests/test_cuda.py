@@ -390,6 +390,9 @@ def told(monkeypatch: pytest.MonkeyPatch, counting: Counting) -> Iterator[list[t
 
 def test_what_the_driver_is_told(told: list[tuple[object, ...]]) -> None:
     density = torch.ones(2)
+    assert driver.obstacle(density.device) is None
+    told.clear()
+    driver._primary.cache_clear()
     for _ in range(2):
         transmittance(count=300, density=density)
     names = [each[0] for each in told]
@@ -405,6 +408,7 @@ def test_a_driver_that_fails(told: list[tuple[object, ...]], monkeypatch: pytest
     monkeypatch.setattr(Driver, "cuModuleLoadData", lambda *_: 209, raising=False)
     with pytest.raises(RuntimeError, match=r"cuModuleLoadData: .*\(209\)"):
         transmittance()
+    assert re.fullmatch(r"cuModuleLoadData: .*\(209\)", str(driver.obstacle(torch.device("cpu"))))
     assert [each[0] for each in told][-2:] == ["cuGetErrorString", "cuCtxPopCurrent_v2"]
 
 

@@ -67,6 +67,9 @@ def test_what_a_gpu_refuses_is_refused(there: str) -> None:
     assert torch.equal((moved * torch.tensor(2.0)).cpu(), 2 * here)  # a number may be anywhere
     with pytest.raises(RuntimeError, match="two devices"):
         moved + here
+    assert torch.equal(moved[torch.tensor([2, 0])].cpu(), here[[2, 0]])  # so may indices, but not what is indexed
+    with pytest.raises(RuntimeError, match="two devices"):
+        here[torch.tensor([2, 0], device=there)]
     with pytest.raises(RuntimeError, match="numpy"):
         moved.numpy()
     with pytest.raises(RuntimeError, match="generator of the CPU"):

@@ -38,10 +38,10 @@ class Program:
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why kernels cannot run on a device, with the remedy; None if they can."""
+    """Why kernels cannot run on a device, with the remedy; None if one could be compiled and loaded."""
     try:
-        architecture(device)
-    except Unavailable as reason:
+        Program('extern "C" __global__ void nothing() {}', (), device)
+    except RuntimeError as reason:  # Unavailable, or whatever the compiler or the driver complains of
         return str(reason)
     return None
 
