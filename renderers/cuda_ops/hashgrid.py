@@ -112,4 +112,4 @@ def _aligned(*tensors: Tensor) -> Iterator[Tensor]:
 def _geometry(grid: HashGrid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Scales, resolutions and offsets of the levels, moved to a device once."""
     scales = torch.tensor(grid.scales, dtype=dtype, device=device)
-    return scales, *(torch.tensor(each, device=device) for each in (grid.resolutions, grid.offsets))
+    return scales, torch.tensor(grid.resolutions, device=device), torch.tensor(grid.offsets, device=device)

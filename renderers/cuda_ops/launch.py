@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from threed.renderers.cuda_ops import driver
 
 # Products and sums are rounded one by one, so that every device decides alike what is inside, in front or occupied.
 OPTIONS = ("--std=c++17", "--fmad=false")
-TYPES = {
+TYPES: dict[str, tuple[torch.dtype, Any]] = {
     "bool": (torch.bool, None),
     "signed char": (torch.int8, None),
     "int": (torch.int32, ctypes.c_int32),
