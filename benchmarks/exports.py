@@ -35,7 +35,7 @@ from torch import Tensor
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from threed.exporters import glb, report
+from threed.exporters import glb, gltf, report
 from threed.exporters.bake import bake
 from threed.exporters.findings import check, worst
 from threed.exporters.package import Wanted, packed
@@ -44,7 +44,7 @@ from threed.exporters.simplify import simplify
 from threed.exporters.transfer import Nearest
 from threed.exporters.unwrap import unwrap
 from threed.renderers.mesh import Asset, Material, Mesh
-from threed.renderers.read import opened, read
+from threed.renderers.read import colliders, opened, read
 
 NAMES = (
     "barrel",
@@ -121,13 +121,17 @@ def laid_out(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, int]:
 
 
 def made(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Ten shapes under ten names, each for one of the presets: the main files, and the levels of every seventh."""
+    """Ten shapes under ten names, each for one of the presets: the main files, and the levels of every seventh.
+
+    One of each ten has an occlusion map.
+    """
     presets, number = list(PRESETS.values()), 0
     for shape, mesh in shapes().items():
         for name in NAMES:
             preset = presets[number % len(presets)]
             suffix = ".gltf" if number % 3 == 1 else ".glb"
-            package = packed(looks(mesh, number), Wanted(preset, suffix, name, triangles=4000, lods=number % 7 == 0))
+            wanted = Wanted(preset, suffix, name, triangles=4000, lods=number % 7 == 0, occlusion=number % 10 == 7)
+            package = packed(looks(mesh, number), wanted)
             place = folder / f"{number:03d}"
             place.mkdir()
             for file, content in package.files.items():
@@ -152,7 +156,7 @@ def hundred(modules: Path, console: Console) -> dict[str, Any]:
         files = list(made(Path(folder)))
         judged = validated([path for path, _ in files], modules)
         severities = Counter[int](worst(check(opened(path))) for path, _ in files)
-        same = sum(_keeps(path) for path, _ in files)
+        same = sum(keeps(path) for path, _ in files)
         for (path, shape), (errors, warnings, messages) in zip(files, judged, strict=True):
             if errors or warnings:
                 console.print(path.name, shape, messages)
@@ -166,9 +170,11 @@ def hundred(modules: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def _keeps(path: Path) -> bool:
-    """Whether a GLB without a collider is written again as it is."""
-    return path.suffix == ".glb" and glb.encode(read(path)) == path.read_bytes()
+def keeps(path: Path) -> bool:
+    """Whether it is written again as it is, with all files that belong to it."""
+    encode = {".glb": glb.encode_files, ".gltf": gltf.encode_files}[path.suffix]
+    again = encode(read(path), path.name, colliders(path))
+    return all(path.with_name(name).read_bytes() == content for name, content in again.items())
 
 
 def scan(triangles: int) -> Mesh:

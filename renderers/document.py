@@ -62,6 +62,7 @@ class Document:
 
     primitives: tuple[Primitive, ...]
     linear: bool  # whether factors and vertex colours are linear light
+    name: str = ""  # of the one thing that is to be seen in it
     extensions: tuple[str, ...] = ()  # that it requires
     bytes: int = 0  # of the file
 

@@ -111,7 +111,8 @@ class _Reader:
         if sum(map(self.count, (primitive for _, primitive, _ in placed))) > MOST_FACES:
             raise ValueError(f"it has more than {MOST_FACES} triangles; simplify it")
         found = tuple(self.primitive(*each) for each in placed)
-        return Document(found, linear=True, extensions=required, bytes=size)
+        names = {each.name for each in found if not each.is_collider}
+        return Document(found, True, names.pop() if len(names) == 1 else "", required, size)
 
     def placed(self) -> Iterator[tuple[Tree, Float[np.ndarray, "4 4"]]]:
         """The nodes of the scene that have a mesh, each with its place in the world."""

