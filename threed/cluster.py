@@ -7,6 +7,7 @@ actor writes its run folder itself.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -51,7 +52,7 @@ class Maker:
 class Cluster:
     """Up to `count` actors of so many threads each, as many as the cluster has room for."""
 
-    def __init__(self, address: str, count: int, threads: int, library: Path) -> None:
+    def __init__(self, address: str, count: int, threads: int, library: Path, maker: type = Maker) -> None:
         """Raises Mistake where there is no Ray, no cluster, no room in it, or no shared library."""
         self._ray = ray = connected(address)
         try:
@@ -62,7 +63,7 @@ class Cluster:
             # Tries are counted in one place, and that is not Ray.
             self._hire = ray.remote(
                 num_cpus=threads, max_restarts=0, max_task_retries=0, runtime_env={"env_vars": environment}
-            )(Maker).remote
+            )(maker).remote
             self.count = min(count, room)
             self._idle: list[Any] = [self._hire() for _ in range(self.count)]
             self._at_work: dict[Any, tuple[Any, Job]] = {}
@@ -135,15 +136,18 @@ def connected(address: str) -> Any:
     if address not in {"auto", "local"}:
         answering(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (Exception, SystemExit) as error:
-        raise Mistake(f"there is no Ray cluster at {address!r} ({error}); start one with: ray start --head") from error
+        raise Mistake(
+            f"cannot join a Ray cluster at {address!r} ({error}); start one with ray start --head, and give this "
+            "machine the token of one that wants it (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH)"
+        ) from error
     return ray
 
 
 def answering(address: str) -> None:
     """Raises Mistake for what is no HOST:PORT, or where nothing listens."""
-    found = re.fullmatch(r"(?:ray://)?\[?(?P<host>[\w.:-]+?)\]?:(?P<port>\d{1,5})", address)
+    found = re.fullmatch(r"\[?(?P<host>[\w.:-]+?)\]?:(?P<port>\d{1,5})", address)
     if not found or not 0 < int(found["port"]) < 65536:
         raise Mistake(f"--ray is {address!r}; write HOST:PORT, for example 10.0.0.1:6379, or auto, or local")
     try:

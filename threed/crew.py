@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from threed.worker import Job, Outcome
 
 COMMAND = (sys.executable, "-m", "threed.worker")
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Where jobs are done, each by one worker at a time. `threed.crew` and `threed.cluster` have one each."""
 

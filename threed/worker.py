@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from threed import disk
 from threed.errors import Failure, Mistake
 from threed.kept import keeping
 
@@ -65,6 +64,8 @@ def work(job: Job) -> Outcome:
     except (Mistake, Failure) as error:
         return Outcome(False, str(error))
     except Exception as error:
+        from threed import disk
+
         with suppress(OSError):
             disk.append(folder / "log.txt", traceback.format_exc().encode())
         return Outcome(False, f"{type(error).__name__}: {error}", may_pass=True)
