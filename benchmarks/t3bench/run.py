@@ -62,8 +62,11 @@ def main() -> int:
     parser.add_argument("--library", type=Path, default=Path("outputs/t3bench"), help="where the assets go")
     parser.add_argument("--first", type=int, help="how many prompts of each kind")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP model, to measure with")
-    parser.add_argument("flags", nargs="*", help="further flags of `threed batch`, after --")
-    asked = parser.parse_args()
+    parser.epilog = "Flags of `threed batch` follow after --."
+    words, flags = sys.argv[1:], list[str]()
+    if "--" in words:
+        words, flags = words[: words.index("--")], words[words.index("--") + 1 :]
+    asked = parser.parse_args(words)
     missing = [f"prompt_{kind}.txt" for kind in KINDS if not (asked.prompts / f"prompt_{kind}.txt").is_file()]
     if missing:
         parser.error(f"there is no {missing[0]} in {str(asked.prompts)!r}; clone T3Bench, and name its folder data/")
@@ -72,9 +75,7 @@ def main() -> int:
         lines = (asked.prompts / f"prompt_{kind}.txt").read_text(encoding="utf-8").splitlines()
         prompts = [line.strip() for line in lines if line.strip()][: asked.first]
         library = asked.library / kind
-        code = threed(
-            ["batch", str(listed(asked.library / f"{kind}.csv", prompts)), "--output", str(library), *asked.flags]
-        )
+        code = threed(["batch", str(listed(asked.library / f"{kind}.csv", prompts)), "--output", str(library), *flags])
         if code not in (0, 1):
             return code
         found[kind] = measured(library, prompts, sight)
