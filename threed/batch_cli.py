@@ -163,17 +163,25 @@ def made(rows: Sequence[Row], requests: dict[str, Request], asked: Batch) -> int
 
 def job_of(row: Row, request: Request, asked: Batch) -> Job | None:
     """What is to be done for a row; None where it is done."""
-    from threed.run import check, finished
+    from threed.run import finished
     from threed.worker import Job
 
-    folder, other = asked.output / row.name, False
-    try:
-        check(folder, request, resume=True, overwrite=False)
-    except Mistake:
-        other = True  # and to be overwritten, or `checked` had said so
+    folder = asked.output / row.name
+    other = holds_another(folder, request)  # and to be overwritten, or `checked` had said so
     if not other and (folder / "recipe.json").is_file() and finished(folder, request):
         return None
     return Job(row.name, str(folder.absolute()), row.line, row.cells, str(Path(row.home).absolute()), other)
+
+
+def holds_another(folder: Path, request: Request) -> bool:
+    """Whether the run in a folder is not one of this request."""
+    from threed.run import check
+
+    try:
+        check(folder, request, resume=True, overwrite=False)
+    except Mistake:
+        return True
+    return False
 
 
 def workers_for(asked: Batch, jobs: int) -> Workers:
@@ -229,18 +237,13 @@ class Watch:
         return [self._line(row) for row in self.rows]
 
     def _line(self, row: Row) -> Line:
-        from threed.run import check, finished
+        from threed.run import finished
         from threed.summary import Line, figures
 
         request, folder = self.requests[row.name], self.library / row.name
         outcome, tries = self.outcomes.get(row.name, (None, 0))
         told = (row.name, row.subject, request.recipe.name, request.seed)
-        try:
-            check(folder, request, resume=True, overwrite=False)
-            done = finished(folder, request)
-        except Mistake:
-            done = False  # it holds another run still
-        if done:
+        if not holds_another(folder, request) and finished(folder, request):
             return Line(*told, "finished", **figures(folder), tries=tries)
         if outcome and not outcome.done:
             return Line(*told, "failed", tries=tries, reason=outcome.reason)

@@ -50,11 +50,7 @@ if TYPE_CHECKING:
     from threed.run import Request
 
 PARTICLES, PERP_NEG = (1, 64), (0.0, 100.0)
-ROOM = {
-    "text": 50,
-    "batch": 500,
-    "prior": 2000,
-}  # MB: the most a run writes, a training between two checkpoints; room to spare
+ROOM = {"text": 50, "batch": 500, "prior": 2000}  # MB that a run, or a training between two checkpoints, writes at most
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
 The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview.png, turntable.webp, report.json and

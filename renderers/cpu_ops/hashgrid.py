@@ -1,20 +1,12 @@
 """Multi-resolution hash encoding on the CPU; `torch_ops.hashgrid` states the layout.
 
-Three linear maps make the encoding and all its derivatives. Corner c of a point's cell has the trilinear weight w_c(x),
-or, along a direction u of the unit cube, the slope of that weight u . dw_c/dx:
-
-    gather   e = sum_c w_c table_c           the encoding, and (with slopes) J u
-    scatter  table_c += w_c g                its transpose, the gradient with respect to the table
-    slope    J^T v = sum_c (dw_c/dx) (table_c . v)
-
-Points are taken in blocks. For each level a block's corners are worked out first, in loops that vectorise, then looked
-up; arrays of positions and directions are therefore held axis by axis, [3, N]. In `scatter` every level belongs to one
-thread, so that sums have one order whatever the number of threads.
+The three maps of `linear_maps` make it and all its derivatives. Points are taken in blocks. For each level a block's
+corners are worked out first, in loops that vectorise, then looked up; arrays of positions and directions are therefore
+held axis by axis, [3, N]. In `scatter` every level belongs to one thread, so that sums have one order whatever the
+number of threads.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,80 +15,23 @@ from numba import prange
 from torch import Tensor
 
 from threed.renderers.cpu_ops.launch import kernel, launch
+from threed.renderers.linear_maps import Encode, LinearMaps, Slope
 from threed.renderers.ops import HashGrid
 
 
 def hash_encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "P F"], grid: HashGrid) -> Float[Tensor, "N LF"]:
     """The F features of each of the L levels, side by side; trilinear, and differentiable twice."""
-    return _Encode.apply(x, table, grid)
+    return Encode.apply(MAPS, x, table, grid)
 
 
 def hash_gradient(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "P F"], v: Float[Tensor, "N LF"], grid: HashGrid
 ) -> Float[Tensor, "N 3"]:
     """J(x)^T v with J the slope of `hash_encode`; differentiable in `table` and `v`, a constant in x."""
-    return _Slope.apply(x, table, v, grid)
+    return Slope.apply(MAPS, x, table, v, grid)
 
 
 BLOCK = 256  # points whose corners are worked out at a time, in the innermost cache
-
-
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, table)
-        ctx.grid = grid
-        return _gather_all(x, None, table, grid)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, table = ctx.saved_tensors
-        to_x, to_table, _ = ctx.needs_input_grad
-        return (
-            _Slope.apply(x, table, g, ctx.grid) if to_x else None,
-            _Scatter.apply(x, g, ctx.grid) if to_table else None,
-            None,
-        )
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, g)
-        ctx.grid = grid
-        return _scatter_all(x, None, g, grid)
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
-        x, g = ctx.saved_tensors
-        to_x, to_g, _ = ctx.needs_input_grad
-        return (
-            _Slope.apply(x, h, g, ctx.grid) if to_x else None,
-            _Encode.apply(x, h, ctx.grid) if to_g else None,
-            None,
-        )
-
-
-class _Slope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, table, v)
-        ctx.grid = grid
-        slope = x.new_zeros(3, len(x))
-        launch(_slope, x.T, table, v, *_geometry(x, grid), slope)
-        return slope.T.contiguous()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, v = ctx.saved_tensors
-        _, to_table, to_v, _ = ctx.needs_input_grad
-        return (
-            None,
-            _scatter_all(x, u, v, ctx.grid) if to_table else None,
-            _gather_all(x, u, table, ctx.grid) if to_v else None,
-            None,
-        )
 
 
 def _gather_all(x: Tensor, u: Tensor | None, table: Tensor, grid: HashGrid) -> Tensor:
@@ -109,6 +44,15 @@ def _scatter_all(x: Tensor, u: Tensor | None, g: Tensor, grid: HashGrid) -> Tens
     table = g.new_zeros(grid.size, g.shape[1] // grid.levels)
     launch(_scatter, x.T, None if u is None else u.T, g, *_geometry(x, grid), table)
     return table
+
+
+def _slope_all(x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
+    slope = x.new_zeros(3, len(x))
+    launch(_slope, x.T, table, v, *_geometry(x, grid), slope)
+    return slope.T.contiguous()
+
+
+MAPS = LinearMaps(_gather_all, _scatter_all, _slope_all)
 
 
 def _geometry(x: Tensor, grid: HashGrid) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -1,92 +1,33 @@
 """Multi-resolution hash encoding on CUDA; `torch_ops.hashgrid` states the layout.
 
-Three linear maps, which `cpu_ops.hashgrid` explains, make the encoding and all its derivatives. Gradients of the table
-are summed by atomic additions, in an order that may differ from run to run; all else is the same every time.
+The three maps of `linear_maps` make it and all its derivatives. Gradients of the table are summed by atomic additions,
+in an order that may differ from run to run; all else is the same every time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threed.renderers.cuda_ops.launch import launch
+from threed.renderers.linear_maps import Encode, LinearMaps, Slope
 from threed.renderers.ops import HashGrid
 
 
 def hash_encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "P F"], grid: HashGrid) -> Float[Tensor, "N LF"]:
     """The F features of each of the L levels, side by side; trilinear, and differentiable twice."""
-    return _Encode.apply(x, table, grid)
+    return Encode.apply(MAPS, x, table, grid)
 
 
 def hash_gradient(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "P F"], v: Float[Tensor, "N LF"], grid: HashGrid
 ) -> Float[Tensor, "N 3"]:
     """J(x)^T v with J the slope of `hash_encode`; differentiable in `table` and `v`, a constant in x."""
-    return _Slope.apply(x, table, v, grid)
-
-
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, table)
-        ctx.grid = grid
-        return _gather(x, None, table, grid)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, table = ctx.saved_tensors
-        to_x, to_table, _ = ctx.needs_input_grad
-        return (
-            _Slope.apply(x, table, g, ctx.grid) if to_x else None,
-            _Scatter.apply(x, g, ctx.grid) if to_table else None,
-            None,
-        )
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, g)
-        ctx.grid = grid
-        return _scatter(x, None, g, grid)
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
-        x, g = ctx.saved_tensors
-        to_x, to_g, _ = ctx.needs_input_grad
-        return (
-            _Slope.apply(x, h, g, ctx.grid) if to_x else None,
-            _Encode.apply(x, h, ctx.grid) if to_g else None,
-            None,
-        )
-
-
-class _Slope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
-        ctx.save_for_backward(x, table, v)
-        ctx.grid = grid
-        slope = torch.empty_like(x, memory_format=torch.contiguous_format)
-        geometry, features = _geometry(grid, x.dtype, x.device), table.shape[1]
-        launch("hashgrid", "slope", len(x), x, *_aligned(table, v), *geometry, grid.levels, slope, FEATURES=features)
-        return slope
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, v = ctx.saved_tensors
-        _, to_table, to_v, _ = ctx.needs_input_grad
-        return (
-            None,
-            _scatter(x, u, v, ctx.grid) if to_table else None,
-            _gather(x, u, table, ctx.grid) if to_v else None,
-            None,
-        )
+    return Slope.apply(MAPS, x, table, v, grid)
 
 
 def _gather(x: Tensor, u: Tensor | None, table: Tensor, grid: HashGrid) -> Tensor:
@@ -101,6 +42,16 @@ def _scatter(x: Tensor, u: Tensor | None, g: Tensor, grid: HashGrid) -> Tensor:
     table, geometry = g.new_zeros(grid.size, features), _geometry(grid, x.dtype, x.device)
     launch("hashgrid", "scatter", len(x), x, u, *_aligned(g), *geometry, table, rows=rows, FEATURES=features)
     return table
+
+
+def _slope(x: Tensor, table: Tensor, v: Tensor, grid: HashGrid) -> Tensor:
+    slope = torch.empty_like(x, memory_format=torch.contiguous_format)
+    geometry, features = _geometry(grid, x.dtype, x.device), table.shape[1]
+    launch("hashgrid", "slope", len(x), x, *_aligned(table, v), *geometry, grid.levels, slope, FEATURES=features)
+    return slope
+
+
+MAPS = LinearMaps(_gather, _scatter, _slope)
 
 
 def _aligned(*tensors: Tensor) -> Iterator[Tensor]:
