@@ -202,11 +202,20 @@ class Embedded:
 
         return Conditions(told(prompt), told(""), told(negative) if negative.strip() else None)
 
+    @property
+    def network(self) -> Any:
+        return self.unet
+
     @torch.no_grad()
     def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
-        alpha, sigma = self.alpha_sigma(t)
-        output = predict(self.unet, self.conventions, z_t, t, condition)
-        return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
+        return self.answer(self.unet, z_t, t, condition)
+
+    def answer(
+        self, network: Any, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition
+    ) -> Prediction:
+        """What this network or a changed one believes; differentiable."""
+        output = predict(network, self.conventions, z_t, t, condition)
+        return prediction_from(self.conventions.prediction, output, z_t, *self.alpha_sigma(t))
 
     def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
         """One that says what this prior says until it is trained; see `distill.vsd`."""
