@@ -352,17 +352,18 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 
-    before = diffusers_log.get_verbosity(), transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
-    diffusers_log.set_verbosity_error()
-    transformers_log.set_verbosity_error()
-    transformers_log.disable_progress_bar()
+    logs = (diffusers_log, transformers_log)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_log.set_verbosity(before[0])
-        transformers_log.set_verbosity(before[1])
-        if before[2]:
-            transformers_log.enable_progress_bar()
+        for log, verbosity, bar in before:
+            log.set_verbosity(verbosity)
+            if bar:
+                log.enable_progress_bar()
 
 
 def load_unet(folder: Path, compressed: bool) -> Any:

@@ -87,7 +87,7 @@ def unet(channels: int = 4, context: int = 16, **settings) -> diffusers.UNet2DCo
 
 
 def scheduler(kind: str = "DDIMScheduler", **settings):
-    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     return getattr(diffusers, kind)(**(told | settings))
 
 

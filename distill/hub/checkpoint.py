@@ -173,8 +173,9 @@ def _check_class(checkpoint: Checkpoint, part: str, library: str, name: str) -> 
     known = CLASSES.get(group)
     fits = name in known if known else str(name).endswith("Scheduler")
     if library not in ("diffusers", "transformers") or not fits:
+        wanted = " or ".join(known or ["a scheduler of diffusers"])
         raise UnreadablePrior(
-            f"{checkpoint.folder} has a {library}.{name} for its {part}; it may be {' or '.join(known or ['a scheduler of diffusers'])}"
+            f"{checkpoint.folder} has a {library}.{name} for its {part}, and it has to be {wanted}; use another checkpoint"
         )
 
 
@@ -183,19 +184,23 @@ def weight_files(checkpoint: Checkpoint, part: str) -> list[Path]:
     folder, variant = checkpoint.folder / part, checkpoint.variant(part)
     middle = f".{variant}" if variant else ""
     for stem in ("diffusion_pytorch_model", "model"):
-        for pieces in (folder / f"{stem}.safetensors.index{middle}.json", folder / f"{stem}{middle}.safetensors.index.json"):
-            if pieces.is_file():
-                try:
-                    names = sorted(set(json.loads(pieces.read_text(encoding="utf-8"))["weight_map"].values()))
-                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise UnreadablePrior(f"cannot read {pieces}: {error}; copy the checkpoint's folder again") from error
-                return [folder / Path(str(name)).name for name in names]
+        for pieces in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
+            if (folder / pieces).is_file():
+                return _pieces(folder / pieces)
         if (whole := folder / f"{stem}{middle}.safetensors").is_file():
             return [whole]
     pickles = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
     if pickles:
         raise UnreadablePrior(_pickled(pickles[0]))
     raise UnreadablePrior(f"there are no weights in {folder}; copy the checkpoint's folder again")
+
+
+def _pieces(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadablePrior(f"cannot read {index}: {error}; copy the checkpoint's folder again") from error
+    return sorted(index.parent / Path(str(name)).name for name in names)
 
 
 def _pickled(path: Path) -> str:
@@ -206,7 +211,7 @@ def _pickled(path: Path) -> str:
 
 
 def header(path: Path) -> dict[str, list[int]]:
-    """The shapes of a safetensors file's tensors by their names; raises UnreadablePrior for a file that is not whole."""
+    """The shapes of a safetensors file's tensors by name; raises UnreadablePrior for a file that is not whole."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -242,7 +247,7 @@ def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
     wrong = next((key for key, shape in wanted.items() if stored.get(key) != shape), None)
     if wrong is not None:
         raise UnreadablePrior(
-            f"the {part} of {checkpoint.folder} is not what its config.json says: {wrong!r} is {stored.get(wrong)}, and "
+            f"the {part} of {checkpoint.folder} is not what its config.json says: {wrong!r} is {stored.get(wrong)} and "
             f"should be {wanted[wrong]}; the folder mixes two checkpoints, copy it again"
         )
 

@@ -26,7 +26,9 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     pipeline = _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
-        getattr(pipeline, part).to(device, precision).eval().requires_grad_(False)
+        network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
+        if network.dtype != precision:  # a single file has one for all
+            network.to(precision)
     return pipeline
 
 
@@ -53,7 +55,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
     """With these components, in these precisions, and the scheduler."""
     import diffusers
 
-    kind, index = getattr(diffusers, checkpoint.kind), checkpoint.index
+    index = checkpoint.index
     others = {
         name: None
         for name, told in index.items()
@@ -63,6 +65,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
         others["requires_safety_checker"] = False
     folder = checkpoint.folder
     with readable(checkpoint.weights or folder), quiet():
+        kind = getattr(diffusers, checkpoint.kind)
         if checkpoint.weights:
             told = {"config": str(folder), "local_files_only": True, "torch_dtype": max(parts.values(), key=str)}
             return kind.from_single_file(str(checkpoint.weights), **told, **others)
@@ -71,7 +74,10 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             for name, dtype in parts.items()
             if not name.startswith("tokenizer")
         }
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **loaded, **others)
+        try:
+            return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **loaded, **others)
+        except ImportError as error:  # of what reads tokenizers that stand there in an older form
+            raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
 def _loaded(checkpoint: Checkpoint, part: str, library: str, name: str, dtype: torch.dtype) -> Any:

@@ -99,4 +99,3 @@ def _variant(name: str) -> str | None:
         return "fp16" if ".fp16" in file else None
     stem = STEM.fullmatch(file)
     return stem.group(1) if stem else None
-

@@ -111,9 +111,7 @@ def _ask_flux(
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", "unet", _sd_words, _ask_unet),
     "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "unet", _sdxl_words, _ask_sdxl),
-    "StableDiffusion3Pipeline": Family(
-        "Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16
-    ),
+    "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
     "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
     "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),
 }

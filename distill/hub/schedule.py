@@ -1,10 +1,10 @@
 """How much noise z_t holds at time t, and what the network calls that time, by a checkpoint's own scheduler.
 
-    discrete    T timesteps k = 0 .. T - 1, variance preserving: k = t T. Between two of them the angle
-                atan2(sigma, alpha) is interpolated, which is finite even where a last timestep is all noise
-                (Lin et al. 2023, arXiv 2305.08891); networks take the fraction as it is.
-    straight    flow matching: sigma = s t / (1 + (s - 1) t), alpha = 1 - sigma, with the shift s toward noise that
-                large pictures want (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+discrete    T timesteps k = 0 .. T - 1, variance preserving: k = t T. Between two of them the angle
+            atan2(sigma, alpha) is interpolated, which is finite even where a last timestep is all noise
+            (Lin et al. 2023, arXiv 2305.08891); networks take the fraction as it is.
+straight    flow matching: sigma = s t / (1 + (s - 1) t), alpha = 1 - sigma, with the shift s toward noise that
+            large pictures want (Esser et al. 2024, arXiv 2403.03206, eq. 23).
 """
 
 from __future__ import annotations

@@ -131,9 +131,7 @@ class Autoencoder:
         return self.network.decode(z.to(self.network.dtype), return_dict=False)[0].to(latents.dtype)
 
 
-def load(
-    checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> TextToImage:
+def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:
     """Raises UnreadablePrior when a file is at fault."""
     verify(checkpoint)
     family, device = checkpoint.family, torch.device(device)
@@ -146,7 +144,8 @@ def load(
         schedule = schedule_of(scheduler, tokens=(side // 2) ** 2, device=device)
         predicts: Kind = "flow" if isinstance(schedule, Straight) else PREDICTIONS[scheduler.config.prediction_type]
     autoencoder = Autoencoder.of(pipeline.vae) if family.latent else None
-    return TextToImage(family, network, autoencoder, schedule, predicts, side * factor, Reader(checkpoint, device, dtype))
+    reader = Reader(checkpoint, device, dtype)
+    return TextToImage(family, network, autoencoder, schedule, predicts, side * factor, reader)
 
 
 def precision(family: Family, device: torch.device) -> torch.dtype:

@@ -70,9 +70,8 @@ class Reader:
 
     def _path(self, prompt: str) -> Path:
         """Another file of an encoder, another precision, another prompt: another name."""
-        files = [
-            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self._files() if path.is_file()
-        ]
+        found = [(path.resolve(), path.stat()) for path in self._files() if path.is_file()]
+        files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
         told = json.dumps([prompt, str(self.dtype), self.device.type, self.checkpoint.kind, files])
         return self.folder / f"{hashlib.sha256(told.encode()).hexdigest()}.safetensors"
 
