@@ -5,7 +5,6 @@ from pathlib import Path
 
 import diffusers
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,

@@ -217,8 +217,7 @@ def load(request: Request) -> Prior:
     try:
         prior = text_to_image.load(found(request.prior, request.lora), request.device)
         wording = request.recipe.wording
-        named = [*wording.views, *(f"{request.prompt}, {view}" for view in wording.views)] if wording else []
-        prior.read([request.prompt, request.negative, *named])
+        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
     except ValueError as error:
         raise Mistake(str(error)) from error
     return prior

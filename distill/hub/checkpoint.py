@@ -175,7 +175,8 @@ def _check_class(checkpoint: Checkpoint, part: str, library: str, name: str) -> 
     if library not in ("diffusers", "transformers") or not fits:
         wanted = " or ".join(known or ["a scheduler of diffusers"])
         raise UnreadablePrior(
-            f"{checkpoint.folder} has a {library}.{name} for its {part}, and it has to be {wanted}; use another checkpoint"
+            f"{checkpoint.folder} has a {library}.{name} for its {part}, and it has to be {wanted}; "
+            "use another checkpoint"
         )
 
 
