@@ -4,6 +4,7 @@ Tiny networks of the real classes, random weights, float32 on the CPU: what diff
 """
 
 import copy
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from threed.distill.anneal import Anneal
+from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import checkpoint, text_to_image
 from threed.distill.hub.schedule import Discrete, Straight
-from threed.distill.prior import Pictures, guide
+from threed.distill.prior import Pictures, guide, prediction_from
 from threed.distill.score import Shown
 from threed.distill.sds import SDS
 from threed.distill.vsd import lesson
@@ -142,8 +144,6 @@ def test_a_guided_step_is_the_pipelines(families, name):
         z_t = z_t[:1]
     t = at(prior, float(timestep.reshape(-1)[0]))
     found = guide(prior, z_t, t, conditions, scale)
-    from threed.distill.prior import prediction_from
-
     own = prediction_from(prior.predicts, null + scale * (positive - null), z_t, *prior.alpha_sigma(t))
     close(found.clean, own.clean, atol=2e-3 if name == "xl" else 2e-4)
     assert (own.clean - prediction_from(prior.predicts, positive, z_t, *prior.alpha_sigma(t)).clean).abs().max() > 1e-2
@@ -290,3 +290,22 @@ def test_a_lora_is_added_to_the_network(families, tmp_path):
     close(changed.network.get_submodule(name).weight, weight + up @ down)
     others = {key: value for key, value in pipeline.unet.state_dict().items() if not key.startswith(name)}
     assert all(torch.equal(changed.network.state_dict()[key], value) for key, value in others.items())
+
+
+def test_a_single_file_is_the_same_prior(families, tmp_path):
+    pipeline, prior = families["sd"]
+    shutil.copytree(prior.reader.checkpoint.folder, tmp_path / "one", ignore=shutil.ignore_patterns("*.safetensors"))
+    weights = tiny_checkpoints.single(pipeline)
+    save_file(weights, tmp_path / "one.safetensors")
+    found = text_to_image.load(checkpoint.found(str(tmp_path / "one.safetensors")), "cpu", torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(found.network.parameters(), prior.network.parameters(), strict=True))
+    found = replace(found, reader=replace(found.reader, folder=tmp_path / "words"))
+    told, again = (each.conditions("a barrel", "", ONE).positive for each in (prior, found))
+    close(told["context"], again["context"])
+    z_t, t = latents_of(prior, 1), torch.tensor([0.5])
+    close(prior.denoise(z_t, t, told).clean, found.denoise(z_t, t, again).clean)
+    close(prior.decode(z_t), found.decode(z_t))
+    del weights["model.diffusion_model.middle_block.0.in_layers.2.weight"]
+    save_file(weights, tmp_path / "one.safetensors")
+    with pytest.raises(UnreadablePrior, match=r"cannot use .*one\.safetensors"):
+        text_to_image.load(checkpoint.found(str(tmp_path / "one.safetensors")), "cpu", torch.float32)

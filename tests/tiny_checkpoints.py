@@ -210,3 +210,75 @@ def write(folder: Path, name: str):
     pipeline = MAKERS[name](folder / "words")
     pipeline.save_pretrained(folder / "checkpoint", safe_serialization=True)
     return pipeline
+
+
+# The layout of single files, that of the first Stable Diffusion: a part of diffusers' name, and what stands there.
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+UNET = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.attentions.0": "output_blocks.0.1",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.attentions.1": "output_blocks.1.1",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+}
+VAE = {
+    "down_blocks.": "down.",
+    "up_blocks.0": "up.1",
+    "up_blocks.1": "up.0",
+    "resnets.": "block.",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "mid_block.block.0": "mid.block_1",
+    "mid_block.block.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def single(pipeline: diffusers.StableDiffusionPipeline) -> dict[str, torch.Tensor]:
+    """All weights of `sd` as a single file has them."""
+    found = {_unet_name(name): value for name, value in pipeline.unet.state_dict().items()}
+    for name, value in pipeline.vae.state_dict().items():
+        pointwise = "attentions" in name and value.ndim == 2  # a convolution of one pixel there
+        for ours, theirs in VAE.items():
+            name = name.replace(ours, theirs)
+        found[f"first_stage_model.{name}"] = value[:, :, None, None] if pointwise else value
+    for name, value in pipeline.text_encoder.state_dict().items():
+        found[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+def _unet_name(name: str) -> str:
+    block = next(ours for ours in UNET if name.startswith(f"{ours}."))
+    rest = name.removeprefix(f"{block}.")
+    if "resnets" in block:
+        part, kind = rest.rsplit(".", 1)
+        rest = f"{RESNET[part]}.{kind}"
+    return f"model.diffusion_model.{UNET[block]}.{rest}"
