@@ -56,7 +56,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
     import diffusers
 
     index = checkpoint.index
-    others = {
+    others: dict[str, Any] = {
         name: None
         for name, told in index.items()
         if isinstance(told, list) and name not in parts and name != "scheduler"
@@ -70,7 +70,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             told = {"config": str(folder), "local_files_only": True, "torch_dtype": max(parts.values(), key=str)}
             return kind.from_single_file(str(checkpoint.weights), **told, **others)
         loaded = {
-            name: _loaded(checkpoint, name, *index[name], dtype)
+            name: _loaded(checkpoint, name, index[name], dtype)
             for name, dtype in parts.items()
             if not name.startswith("tokenizer")
         }
@@ -80,11 +80,12 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
-def _loaded(checkpoint: Checkpoint, part: str, library: str, name: str, dtype: torch.dtype) -> Any:
+def _loaded(checkpoint: Checkpoint, part: str, told: tuple[str, str], dtype: torch.dtype) -> Any:
     """One network. Raises ValueError where its file lacks a weight, in the place of which there would be noise."""
     import diffusers
     import transformers
 
+    library, name = told
     ours = library == "diffusers"
     precision = {"torch_dtype" if ours else "dtype": dtype}
     network, report = getattr(diffusers if ours else transformers, name).from_pretrained(
