@@ -80,7 +80,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
-def _loaded(checkpoint: Checkpoint, part: str, told: tuple[str, str], dtype: torch.dtype) -> Any:
+def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
     """One network. Raises ValueError where its file lacks a weight, in the place of which there would be noise."""
     import diffusers
     import transformers
