@@ -7,42 +7,52 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threed.distill.embedded import Condition, Embedded, predict
-from threed.distill.prior import Prediction, prediction_from
+from threed.distill.prior import Denoiser, Prediction
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # what is changed, by diffusers' names
 
 
-class LoRA:
-    """An embedded prior that can be trained: it sees what the prior sees, the cameras too, and shares its weights."""
+class Networked(Denoiser, Protocol):
+    """A denoiser that is a network, with diffusers' names in it, and can have another one answer in its place."""
 
-    def __init__(self, prior: Embedded, rank: int, rate: float, seed: int) -> None:
+    @property
+    def network(self) -> Any: ...
+
+    def answer(self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
+        """As `denoise`, by this network, and differentiable."""
+
+
+class LoRA:
+    """A prior that can be trained: it sees what the prior sees, the cameras too, and shares its weights."""
+
+    def __init__(self, prior: Networked, rank: int, rate: float, seed: int) -> None:
         """`rate` is the learning rate. Importing peft takes seconds, so it waits until here."""
         from peft import LoraConfig, inject_adapter_in_model
 
         self.prior, self.rate = prior, rate
-        shared = {id(tensor): tensor for tensor in chain(prior.unet.parameters(), prior.unet.buffers())}
-        network = copy.deepcopy(prior.unet, shared)
+        shared = {id(tensor): tensor for tensor in chain(prior.network.parameters(), prior.network.buffers())}
+        network = copy.deepcopy(prior.network, shared)
         with torch.random.fork_rng(devices=[]):  # peft knows no generators
             torch.manual_seed(seed)
             config = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION)
-            self.unet: Any = inject_adapter_in_model(config, network)
-        self.weights = {name: p for name, p in self.unet.named_parameters() if "lora_" in name}
+            self.network: Any = inject_adapter_in_model(config, network)
+        self.weights = {name: p for name, p in self.network.named_parameters() if "lora_" in name}
+        for weight in self.weights.values():
+            if weight.dtype == torch.float16:  # in which what Adam divides by would be zero
+                weight.data = weight.data.float()
 
     def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
         return self.prior.alpha_sigma(t)
 
-    def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
+    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Any) -> Prediction:
         """As the prior's, and differentiable to the adapter's weights."""
-        conventions = self.prior.conventions
-        output = predict(self.unet, conventions, z_t, t, condition)
-        return prediction_from(conventions.prediction, output, z_t, *self.alpha_sigma(t))
+        return self.prior.answer(self.network, z_t, t, condition)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.weights.values()), "lr": self.rate}]

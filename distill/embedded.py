@@ -202,11 +202,20 @@ class Embedded:
 
         return Conditions(told(prompt), told(""), told(negative) if negative.strip() else None)
 
+    @property
+    def network(self) -> Any:
+        return self.unet
+
     @torch.no_grad()
     def denoise(self, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition) -> Prediction:
-        alpha, sigma = self.alpha_sigma(t)
-        output = predict(self.unet, self.conventions, z_t, t, condition)
-        return prediction_from(self.conventions.prediction, output, z_t, alpha, sigma)
+        return self.answer(self.unet, z_t, t, condition)
+
+    def answer(
+        self, network: Any, z_t: Float[Tensor, "P 3 H W"], t: Float[Tensor, "P"], condition: Condition
+    ) -> Prediction:
+        """What this network or a changed one believes; differentiable."""
+        output = predict(network, self.conventions, z_t, t, condition)
+        return prediction_from(self.conventions.prediction, output, z_t, *self.alpha_sigma(t))
 
     def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
         """One that says what this prior says until it is trained; see `distill.vsd`."""
@@ -343,17 +352,18 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 
-    before = diffusers_log.get_verbosity(), transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
-    diffusers_log.set_verbosity_error()
-    transformers_log.set_verbosity_error()
-    transformers_log.disable_progress_bar()
+    logs = (diffusers_log, transformers_log)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_log.set_verbosity(before[0])
-        transformers_log.set_verbosity(before[1])
-        if before[2]:
-            transformers_log.enable_progress_bar()
+        for log, verbosity, bar in before:
+            log.set_verbosity(verbosity)
+            if bar:
+                log.enable_progress_bar()
 
 
 def load_unet(folder: Path, compressed: bool) -> Any:

@@ -18,8 +18,13 @@ SHIPPED = Path(__file__).parent / "weights"
 
 
 def located(name: str) -> Path:
-    """The folder of the prior that a request names: "embedded", or a folder."""
-    return SHIPPED if name == "embedded" else Path(name)
+    """The folder of the prior that a request names: "embedded", or a folder.
+
+    A checkpoint of others (`hub.checkpoint`) has neither a start nor a list of words; the shipped ones stand in.
+    """
+    from threed.distill.hub.checkpoint import is_checkpoint
+
+    return SHIPPED if name == "embedded" or is_checkpoint(name) else Path(name)
 
 
 class UnreadablePrior(ValueError):

@@ -72,6 +72,11 @@ class Wording:
         """All that a prompt may have to say besides what it shows."""
         return self.front, self.side, self.back, self.overhead
 
+    def told(self, prompt: str) -> list[str]:
+        """All that a prior may be told of a prompt."""
+        aside = [self.front, self.side] if self.strength else []
+        return [*(f"{prompt}, {view}" for view in self.views), *aside]
+
     def words(self, azimuth: Float[Tensor, "P"], elevation: Float[Tensor, "P"]) -> list[str]:
         """What each view is called."""
         corners = torch.tensor([0.5, 1.5]).to(azimuth)  # quarters of a turn; a view on one has the farther name

@@ -19,7 +19,15 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-PACKAGES = ("threed", "threed.renderers", "threed.distill", "threed.exporters", "threed.training", "threed.viewer")
+PACKAGES = (
+    "threed",
+    "threed.renderers",
+    "threed.distill",
+    "threed.distill.hub",
+    "threed.exporters",
+    "threed.training",
+    "threed.viewer",
+)
 
 
 def _annotated_modules() -> list[str]:

@@ -126,7 +126,10 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--recipe", "DreamFuson"], "unknown recipe 'DreamFuson'; did you mean 'dreamfusion'\\? known: .*"),
         ([BARREL, "--recipe", "lrm"], "recipe 'lrm' makes assets of a picture; use threed image, or another --recipe"),
         ([BARREL, "--recipe", "xyz"], "unknown recipe 'xyz'; known: .*dreamfusion.*"),
-        ([BARREL, "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
+        (
+            [BARREL, "--prior", "embeded"],
+            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+        ),
         (
             [BARREL, "--start", "cube"],
             r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj, \.ply, \.stl\)",

@@ -120,7 +120,10 @@ def test_a_judge_that_is_named_is_taken_as_it_is(asked, place):
         (CAPTIONED, "a judge cannot learn from 3 assets under 3 captions; it needs at least 16 .* --judge-assets"),
         ("assets --seed -1", "--seed is -1; it must lie between 0 and .*"),
         ("assets --prior", "--prior names nothing; give at least one, for example: --prior embedded my_prior"),
-        ("assets --prior embeded", "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
+        (
+            "assets --prior embeded",
+            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+        ),
         ("assets --prior embedded empty", "cannot use empty/prior.json: .*; copy the prior's folder again"),
         ("assets --output empty", "'empty' is a folder; name a file in it, for example --output empty/figures.json"),
         ("assets --output figures.txt", "--output is 'figures.txt'; its name must end with .json"),

@@ -114,7 +114,10 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
             ["chair.png", "--recipe", "xyz"],
             "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123",
         ),
-        (["chair.png", "--prior", "xyz"], "unknown prior 'xyz'; it is neither a folder nor one of: embedded"),
+        (
+            ["chair.png", "--prior", "xyz"],
+            "unknown prior 'xyz'; it is neither a folder nor one of: embedded; see: threed prior list",
+        ),
         (
             ["chair.png", "--prompt", "very " * 30],
             "the prompt 'very very .*' takes 32 tokens of at most 16; shorten it",

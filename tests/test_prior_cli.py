@@ -259,7 +259,10 @@ def test_a_sample_is_one_picture(drawn, capsys, tmp_path):
         (["x", "--views", "0"], "--views is 0; it must lie between 1 and 16"),
         (["x", "--views", "17"], "--views is 17; it must lie between 1 and 16"),
         (["x", "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
-        (["x", "--prior", "embeded"], "unknown prior 'embeded'; it is neither a folder nor one of: embedded"),
+        (
+            ["x", "--prior", "embeded"],
+            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+        ),
         (["x", "--prior", "empty"], "cannot use empty/prior.json: .*; copy the prior's folder again"),
         (["x", "--output", "sheet.jpg"], "--output is 'sheet.jpg'; its name must end with .png"),
         (["x", "--output", "empty"], "'empty' is a folder; name a file in it, for example --output empty/sheet.png"),

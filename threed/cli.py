@@ -31,6 +31,7 @@ from threed.flags import (
     Folder,
     Formats,
     Height,
+    Lora,
     LossName,
     Negative,
     Overwrite,
@@ -115,17 +116,18 @@ class Text:
     ] = None
     view_words: Annotated[
         bool,
-        said("Let prompts name the view, for priors that are told no cameras; embedded is.", "off"),
+        said("Let prompts name the view, for priors that are told no cameras; embedded is.", "off; of sd: priors, on"),
     ] = False
     perp_neg: Annotated[
         float | None,
         said(
             f"Name views, and lead pictures aside from other views so strongly, {PERP_NEG[0]:g} to {PERP_NEG[1]:g}: "
             "Perp-Neg.",
-            "0",
+            "0; of sd: priors, 1",
         ),
     ] = None
     prior: PriorName = "embedded"
+    lora: Lora = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -270,6 +272,7 @@ def resolve(asked: Text) -> Request:
         negative=" ".join(asked.negative.split()) or recipe.negative,
         seed=asked.seed,
         prior=asked.prior,
+        lora=making.lora_of(asked),
         device=device,
         formats=formats,
         recipe=recipe,

@@ -14,6 +14,7 @@ from threed.flags import (
     Device,
     Folder,
     Formats,
+    Lora,
     Negative,
     Overwrite,
     PriorName,
@@ -48,6 +49,7 @@ class Edit:
     output: Folder = None
     seed: Seed = 0
     prior: PriorName = "embedded"
+    lora: Lora = None
     negative: Negative = ""
     steps: Steps = None
     format: Formats = ("glb", "obj")

@@ -29,7 +29,14 @@ def said(text: str, default: str | None = None, metavar: str | None = None, name
 # What every command that makes an asset can be told; None where the recipe decides.
 Folder = Annotated[Path | None, said("The run folder.", "outputs/<prompt>-<seed>")]
 Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the same bytes. At least {SEED[0]}.")]
-PriorName = Annotated[str, said("The diffusion model: embedded (it came with the program) or a folder.")]
+PriorName = Annotated[
+    str,
+    said(
+        "The diffusion model: embedded (it came with the program), a folder, or sd:NAME, a text-to-image checkpoint of "
+        "others by folder, .safetensors file or id of the hub; see threed prior list."
+    ),
+]
+Lora = Annotated[Path | None, said("A LoRA, .safetensors, that is added to the sd: prior.", "none")]
 Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
 Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
 LossName = Annotated[

@@ -21,6 +21,7 @@ from threed.flags import (
     Faces,
     Formats,
     Height,
+    Lora,
     LossName,
     Negative,
     Overwrite,
@@ -91,6 +92,7 @@ class Picture:
     loss: LossName = None
     scale: Scale = None
     prior: PriorName = "embedded"
+    lora: Lora = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -157,6 +159,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
         prior=asked.prior,
+        lora=making.lora_of(asked),
         device=device,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,

@@ -72,11 +72,38 @@ def with_asset(recipe: Recipe, asked: Text | Picture) -> Recipe:
     )
 
 
+def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
+    """The recipe with the numbers that the prior wants. Raises Mistake."""
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub.checkpoint import is_checkpoint
+
+    if not is_checkpoint(asked.prior):
+        if asked.lora is not None:
+            raise Mistake(f"--lora belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
+        return recipe
+
+    from threed.distill.hub import checkpoint, download
+    from threed.single_view import single_view
+
+    try:
+        if known := checkpoint.hub_id(asked.prior):
+            download.fetched(known, Console(stderr=True, highlight=False).print)
+        return single_view(recipe, checkpoint.found(asked.prior).family.guidance)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def lora_of(asked: Text | Picture) -> str | None:
+    """As a request has it."""
+    return None if asked.lora is None else str(asked.lora)
+
+
 def with_flags(recipe: Recipe, asked: Text | Picture) -> Recipe:
     """The recipe, with the flags that were given in place of its own values. Raises Mistake."""
     from threed.recipes import DISTILS
 
-    recipe = replace(with_asset(recipe, asked), start=asked.start or recipe.start)
+    recipe = with_asset(for_prior(recipe, asked), asked)
+    recipe = replace(recipe, start=asked.start or recipe.start)
     if recipe.start == "mesh":
         raise Mistake(f"recipe {recipe.name!r} begins with a mesh; give it one with --start, or use threed edit")
     if not recipe.stages and recipe.start == "sphere":
@@ -152,12 +179,17 @@ def check_prior(request: Request) -> None:
     """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
     from threed.distill.embedded import Conventions
     from threed.distill.folder import UnreadablePrior, located, verify
+    from threed.distill.hub.checkpoint import is_checkpoint
     from threed.distill.text import load_tokenizer, pieces
     from threed.kept import kept
 
+    if is_checkpoint(request.prior):
+        return check_checkpoint(request)
     folder = located(request.prior)
     if not folder.is_dir():
-        raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
+        raise Mistake(
+            f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded; see: threed prior list"
+        )
     try:
         kept(verify)(folder)
         limit, tokenizer = Conventions.read(folder).text_tokens, kept(load_tokenizer)(folder)
@@ -167,6 +199,17 @@ def check_prior(request: Request) -> None:
             count = len(pieces(tokenizer, prompt))
             if count > limit:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def check_checkpoint(request: Request) -> None:
+    """That a text-to-image checkpoint, and a LoRA, are whole and what they say. Raises Mistake."""
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub.checkpoint import found, verify
+
+    try:
+        verify(found(request.prior, request.lora))
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 

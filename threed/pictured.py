@@ -55,7 +55,7 @@ def picture_to_3d(
     assert source
     if not prior and any(stage.loss for stage in recipe.stages):
         with run.log.stage("load"):
-            prior = load(request.prior, request.device)
+            prior = load(request)
     with run.log.stage("picture"):
         cutout = framed(photograph, mask)
         run.write("input.png", pictures.png(shown(cutout)))

@@ -16,6 +16,8 @@ from torch import Tensor
 from threed import pictures
 from threed.distill.embedded import Embedded
 from threed.distill.folder import located
+from threed.distill.hub import text_to_image
+from threed.distill.hub.checkpoint import found, is_checkpoint
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -61,7 +63,7 @@ def text_to_3d(request: Request, run: Run, prior: Prior | None = None) -> Asset:
     """
     if request.recipe.stages or request.recipe.overpaint:
         with run.log.stage("load"):
-            prior = prior or load(request.prior, request.device)
+            prior = prior or load(request)
     shape = shaped(request, run, prior)
     with run.log.stage("mesh"):
         asset = solidify(shape, request)  # the solid that looks most like it, and its texture
@@ -207,9 +209,20 @@ def own(path: str) -> Asset:
     return replace(asset, mesh=normalised(asset.mesh))
 
 
-def load(name: str, device: str) -> Prior:
-    """The prior of this name, or in this folder."""
-    return kept(Embedded.load)(located(name), device)
+def load(request: Request) -> Prior:
+    """The prior that a request names; of a checkpoint of others, the prompts are read now, and its text encoders gone.
+
+    Raises Mistake for a checkpoint that cannot be used after all, and for too long a prompt.
+    """
+    if not is_checkpoint(request.prior):
+        return kept(Embedded.load)(located(request.prior), request.device)
+    try:
+        prior = text_to_image.load(found(request.prior, request.lora), request.device)
+        wording = request.recipe.wording
+        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    return prior
 
 
 def solidify(shape: Shape, request: Request) -> Asset:

@@ -1,4 +1,4 @@
-"""The command line of priors: `threed prior train FOLDER`, `sample PROMPT` and `evaluate FOLDER` (see `evaluate_cli`).
+"""The command line of priors: `threed prior list`, `train FOLDER`, `sample PROMPT`, `evaluate FOLDER` (`evaluate_cli`).
 
 As in `threed/cli.py`, everything a user can get wrong is checked before any work, and nothing heavy is imported for
 what can be judged without it.
@@ -27,8 +27,18 @@ MINUTES = (0.1, 100_000.0)
 BATCH = (1, 65_536)
 VIEWS = (1, 16)
 PRIOR_HELP = (
-    "Train a diffusion prior on your own assets, look at what a prior draws by itself, and measure how good it is."
+    "Say which diffusion priors there are, train one on your own assets, look at what a prior draws by itself, and "
+    "measure how good it is."
 )
+LIST_HELP = """Say which diffusion priors there are.
+
+The embedded one came with the program. Of the others, text-to-image checkpoints that others trained, the first command
+that names one downloads it, and says so; nothing is downloaded for this list.
+
+For example:
+  threed text "a barrel" --recipe dreamfusion --device cuda --prior sd:stable-diffusion-v1-5/stable-diffusion-v1-5
+  threed text "a barrel" --recipe dreamfusion --device cuda --prior sd:checkpoints/my-fine-tune
+"""
 TRAIN_HELP = """Train a prior on a folder of meshes with captions.
 
 FOLDER is searched for GLB, glTF and OBJ files, the front of every object towards +Z. FILE has a JSON object a line,
@@ -66,6 +76,11 @@ For example:
   threed prior sample "a red chair" --prior my_prior --views 8
   threed prior sample "a red chair" --seed 3 --output chair.png       # of the embedded prior
 """
+
+
+@dataclass(frozen=True)
+class List:
+    """`threed prior list` takes no flags."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,8 @@ class Sample:
 
 
 Command = (
-    Annotated[Train, tyro.conf.subcommand("train", description=TRAIN_HELP, prefix_name=False)]
+    Annotated[List, tyro.conf.subcommand("list", description=LIST_HELP, prefix_name=False)]
+    | Annotated[Train, tyro.conf.subcommand("train", description=TRAIN_HELP, prefix_name=False)]
     | Annotated[Sample, tyro.conf.subcommand("sample", description=SAMPLE_HELP, prefix_name=False)]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate", description=EVALUATE_HELP, prefix_name=False)]
 )
@@ -123,13 +139,35 @@ class Prior:
     command: Annotated[Command, tyro.conf.arg(name="")]
 
 
-def main(asked: Train | Sample | Evaluate) -> None:
-    if isinstance(asked, Train):
+def main(asked: List | Train | Sample | Evaluate) -> None:
+    if isinstance(asked, List):
+        show()
+    elif isinstance(asked, Train):
         train(asked)
     elif isinstance(asked, Sample):
         sample(asked)
     else:
         evaluate(asked)
+
+
+def show() -> None:
+    """`threed prior list`: two lines a prior."""
+    from threed.distill.folder import SHIPPED
+    from threed.distill.hub.known import KNOWN
+
+    size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e9
+    lines = ["embedded", f"  single objects, told cameras, 64 px; {size:.2f} GB; licence as this program; here"]
+    for each in KNOWN:
+        gone = f"; in the place of {each.instead_of}, which is gone" if each.instead_of else ""
+        gated = ", gated: accept it on the hub" if each.gated else ""
+        here = "; in the local cache" if each.here else ""
+        lines += [
+            f"sd:{each.id}",
+            f"  {each.what}; about {each.gigabytes:.1f} GB; licence {each.licence}{gated}{gone}{here}",
+        ]
+    lines += ["sd:PATH", "  a folder in diffusers' layout, fine-tunes too, or a .safetensors file; --lora adds a LoRA"]
+    for line in lines:
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def train(asked: Train) -> None:
@@ -164,6 +202,8 @@ def check_train(asked: Train) -> None:
         raise Mistake("--steps and --minutes contradict each other; give one of them")
     if asked.source is not None and asked.views_size is not None:
         raise Mistake("--from and --views-size contradict each other: a prior keeps its size; give one of them")
+    if asked.source is not None:
+        check_own(asked.source)
     if asked.source not in (None, "embedded") and not Path(asked.source).is_dir():
         raise Mistake(f"unknown prior {asked.source!r}; it is neither embedded nor a folder; check --from")
 
@@ -220,8 +260,17 @@ def sample(asked: Sample) -> None:
     Console().print(f"{path}  {len(content) / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
 
 
+def check_own(name: str) -> None:
+    """That a prior is of this program's own kind. Raises Mistake."""
+    from threed.distill.hub.checkpoint import is_checkpoint
+
+    if is_checkpoint(name):
+        raise Mistake(f"{name!r} is a checkpoint of others, which only threed text, image and edit ask; use embedded")
+
+
 def check_prior(prompt: str, name: str) -> None:
     """What `threed text` checks of a prior and a prompt. Raises Mistake."""
+    check_own(name)
     from threed.recipes import RECIPES
     from threed.run import Request
 

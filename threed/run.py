@@ -64,7 +64,8 @@ class Request:
     recipe: Recipe
     negative: str = ""
     seed: int = 0
-    prior: str = "embedded"  # or a folder
+    prior: str = "embedded"  # or a folder, or sd: and a checkpoint of others
+    lora: str | None = None  # a file that is added to that
     device: str = "cpu"
     formats: tuple[str, ...] = ("glb", "obj")
     picture: Source | None = None

@@ -1,0 +1,117 @@
+"""What tells text-to-image checkpoints apart: what their text encoders say, and how their networks are asked.
+
+A family goes by the class of diffusers' pipeline that `model_index.json` names; fine-tunes have their ancestor's.
+Whatever a network predicts is its scheduler's business, see `text_to_image`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+Words = dict[str, Tensor]  # what text encoders say: by what it is for, one row a prompt
+DISTILLED = 3.5  # guidance that networks were taught to give by themselves are told of this one
+
+
+@dataclass(frozen=True)
+class Family:
+    about: str  # for people
+    network: Literal["unet", "transformer"]  # diffusers' name of the component that denoises
+    encode: Callable[[Any, str, torch.device], Words]  # by a pipeline with nothing but text encoders
+    ask: Callable[[Any, Tensor, Tensor, Words, int], Tensor]  # the network, of z_t at its timestep, for `side` pixels
+    guidance: float = 100.0  # scale of score distillation
+    half: torch.dtype = torch.float16  # what it was trained or published in
+    latent: bool = True  # whether there is an autoencoder
+
+
+def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    return {"context": pipeline.encode_prompt([prompt], device, 1, False)[0]}
+
+
+def _sdxl_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    context, _, pooled, _ = pipeline.encode_prompt([prompt], device=device, do_classifier_free_guidance=False)
+    silent = not prompt and pipeline.config.force_zeros_for_empty_prompt
+    return {"context": context * (not silent), "pooled": pooled * (not silent)}
+
+
+def _sd3_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    said = pipeline.encode_prompt([prompt], None, None, device=device, do_classifier_free_guidance=False)
+    return {"context": said[0], "pooled": said[2]}
+
+
+def _flux_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    context, pooled, _ = pipeline.encode_prompt([prompt], device=device)
+    return {"context": context, "pooled": pooled}
+
+
+def _if_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    return {"context": pipeline.encode_prompt([prompt], do_classifier_free_guidance=False, device=device)[0]}
+
+
+def _ask_unet(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    """A network that predicts its variance too has twice the channels; the first half is what counts here."""
+    del side
+    output = network(z_t, timestep, encoder_hidden_states=words["context"], return_dict=False)[0]
+    return output[:, : z_t.shape[1]]
+
+
+def _ask_sdxl(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    """It is told that nothing was cropped: size, corner, size (Podell et al. 2023, arXiv 2307.01952, section 2.2)."""
+    sizes = z_t.new_tensor([side, side, 0, 0, side, side]).expand(len(z_t), 6)
+    told = {"text_embeds": words["pooled"], "time_ids": sizes}
+    context = words["context"]
+    return network(z_t, timestep, encoder_hidden_states=context, added_cond_kwargs=told, return_dict=False)[0]
+
+
+def _ask_sd3(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    del side
+    return network(
+        hidden_states=z_t,
+        timestep=timestep,
+        encoder_hidden_states=words["context"],
+        pooled_projections=words["pooled"],
+        return_dict=False,
+    )[0]
+
+
+def _ask_flux(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    """Latents go two by two, each patch with its row and column; texts have place (0, 0)."""
+    del side
+    patches = pixel_unshuffle(z_t, 2)
+    height, width = patches.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).to(z_t)
+    output = network(
+        hidden_states=patches.flatten(2).mT,
+        timestep=timestep / 1000,
+        guidance=timestep.new_full(timestep.shape, DISTILLED) if network.config.guidance_embeds else None,
+        pooled_projections=words["pooled"],
+        encoder_hidden_states=words["context"],
+        txt_ids=z_t.new_zeros(words["context"].shape[1], 3),
+        img_ids=places,
+        return_dict=False,
+    )[0]
+    return pixel_shuffle(output.mT.reshape(patches.shape), 2)
+
+
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", "unet", _sd_words, _ask_unet),
+    "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "unet", _sdxl_words, _ask_sdxl),
+    "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
+    "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
+    "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),
+}

