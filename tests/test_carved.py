@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from threed.carved import coloured, trust, usual
+from threed.carved import beliefs, coloured, trust, usual
 from threed.cutout import Cutout
+from threed.distill.angles import Angles, AnglesConfig, Belief
 from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training.angles import write
 from threed.viewpoint import Viewpoint
 
 
@@ -43,3 +45,26 @@ def test_what_is_not_trusted_is_the_usual():
     assert usual(seen, 0.0, tilted=True) == Viewpoint(0.0, 15.0, zoom=1.2)
     assert usual(seen, 0.5, tilted=True) == Viewpoint(-20.0, 35.0, zoom=1.2)
     assert usual(seen, 0.5, tilted=False) == Viewpoint(-20.0, 55.0, zoom=1.2)
+
+
+def belief(column, row):
+    """Sure of these bins."""
+    return Belief(
+        *(torch.full([bins], -30.0).index_fill(0, torch.tensor([at]), 0) for bins, at in ((18, column), (16, row)))
+    )
+
+
+def test_what_is_not_trusted_is_what_is_believed():
+    believed = belief(12, 9)  # the middles of bins
+    assert believed.middle == pytest.approx((17.5, 27.5))
+    seen = Viewpoint(-40.0, 55.0, zoom=1.2)
+    assert usual(seen, 0.0, True, believed) == Viewpoint(*believed.middle, zoom=1.2)
+    assert usual(seen, 1.0, True, believed) == seen
+    assert usual(seen, 0.0, False, believed) == Viewpoint(believed.middle[0], 55.0, zoom=1.2)
+
+
+def test_a_prior_without_angles_believes_nothing(tmp_path):
+    picture = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert beliefs(tmp_path, picture) is None
+    write(tmp_path, Angles(AnglesConfig(size=16, width=8)))
+    assert beliefs(tmp_path, picture).azimuth.exp().sum().item() == pytest.approx(1)

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.cutout import Cutout
-from threed.distill import embedded, start
+from threed.distill import angles, embedded, start
+from threed.distill.angles import Belief
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.hull import Carving, Sight
@@ -53,13 +54,13 @@ def carved(
     """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
     encode = embedded.text_reader(words.prior)
     told = encode([words.prompt]), encode([words.negative])
-    network = start.load(words.prior, words.device)
+    network, belief = start.load(words.prior, words.device), beliefs(words.prior, small)
     try:
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(agreed(glances))
-        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL)
+        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL, belief)
         trusted = trust(coloured(glance), cutout, seen)
-        seen = usual(seen, trusted, elevation is None)
+        seen = usual(seen, trusted, elevation is None, belief)
         led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
         volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
         coarse = start.voxels_of(agreed(volumes.cpu()))
@@ -84,10 +85,19 @@ def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:
     return min(max((iou - STRANGE) / (FAMILIAR - STRANGE), 0.0), 1.0)
 
 
-def usual(seen: Viewpoint, trusted: float, tilted: bool) -> Viewpoint:
-    """From the front and from the usual height, the more so the less a glance is trusted."""
-    height = USUAL + trusted * (seen.elevation - USUAL) if tilted else seen.elevation
-    return replace(seen, azimuth=trusted * seen.azimuth, elevation=height)
+def beliefs(prior: Path, picture: Float[Tensor, "4 S S"]) -> Belief | None:
+    """From where the picture was taken, as the prior's folder has it; None where it says nothing of that."""
+    return angles.believed(angles.load(prior), picture) if (prior / "angles").is_dir() else None
+
+
+def usual(seen: Viewpoint, trusted: float, tilted: bool, belief: Belief | None = None) -> Viewpoint:
+    """From where it is believed to be, the more so the less a glance is trusted: the front, where nothing is."""
+    azimuth, height = belief.middle if belief else (0.0, USUAL)
+    return replace(
+        seen,
+        azimuth=azimuth + trusted * (seen.azimuth - azimuth),
+        elevation=height + trusted * (seen.elevation - height) if tilted else seen.elevation,
+    )
 
 
 def coloured(voxels: Voxels) -> Painted:
