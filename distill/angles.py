@@ -74,12 +74,6 @@ class Belief:
     azimuth: Float[Tensor, "A"]
     elevation: Float[Tensor, "E"]
 
-    def __call__(self, azimuth: float, elevation: float) -> float:
-        """The logarithm of a density, less that of knowing nothing: 0 where all is as likely."""
-        across = interpolated(self.azimuth, azimuth + AZIMUTHS * BIN / 2, circular=True)
-        height = interpolated(self.elevation, elevation - LOWEST, circular=False)
-        return across + height + float(torch.tensor(float(AZIMUTHS * ELEVATIONS)).log())
-
     @property
     def middle(self) -> tuple[float, float]:
         """The medians of azimuth and elevation: the least wrong where several are as likely."""
@@ -92,16 +86,6 @@ def median(bins: Float[Tensor, "B"]) -> float:
     below = share.cumsum(0)
     half = int((below >= 0.5).nonzero()[0])
     return BIN * (half + 1 - float((below[half] - 0.5) / share[half]))
-
-
-def interpolated(bins: Float[Tensor, "B"], at: float, circular: bool) -> float:
-    """Linear between the bins' middles; the first begins at 0."""
-    place = at / BIN - 0.5
-    low = int(place // 1)
-    share, ends = place - low, (low, low + 1)
-    count = len(bins)
-    first, second = (end % count if circular else min(max(end, 0), count - 1) for end in ends)
-    return float(torch.lerp(bins[first], bins[second], share))
 
 
 @torch.no_grad()

@@ -13,12 +13,10 @@ from threed.distill.angles import (
     AZIMUTHS,
     BIN,
     ELEVATIONS,
-    LOWEST,
     Angles,
     AnglesConfig,
     Belief,
     believed,
-    interpolated,
     median,
 )
 from threed.distill.folder import UnreadablePrior
@@ -32,13 +30,6 @@ SMALL = AnglesConfig(size=16, width=8)
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def belief(azimuth, elevation):
-    """Nearly sure of these."""
-    across = likely(torch.tensor([float(azimuth)]), -45.0, AZIMUTHS, 90.0)[0]
-    height = likely(torch.tensor([float(elevation)]), LOWEST, ELEVATIONS)[0]
-    return Belief(across.log(), height.log())
 
 
 @pytest.fixture(scope="module")
@@ -62,28 +53,6 @@ def cache():
         torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov_y], dim=1).expand(2, -1, -1),
         {},
     )
-
-
-def test_knowing_nothing_counts_nothing():
-    nothing = Belief(torch.zeros(AZIMUTHS).log_softmax(0), torch.zeros(ELEVATIONS).log_softmax(0))
-    for azimuth, elevation in ((0, 0), (-45, 60), (44, -20), (13.7, 21.2)):
-        assert nothing(azimuth, elevation) == pytest.approx(0, abs=1e-5)
-
-
-def test_beliefs_are_linear_between_the_bins_middles_and_close_a_circle():
-    bins = torch.arange(6.0)
-    assert [interpolated(bins, BIN * at, False) for at in (0, 0.5, 1, 3.25, 6)] == pytest.approx([0, 0, 0.5, 2.75, 5])
-    assert [interpolated(bins, BIN * at, True) for at in (0, 6, -0.5, 5.75)] == pytest.approx([2.5, 2.5, 5, 3.75])
-
-
-@pytest.mark.parametrize(("azimuth", "elevation"), [(-42.5, -17.5), (2.5, 12.5), (42.5, 57.5)])
-def test_what_is_likeliest_is_believed_most(azimuth, elevation):
-    sure = belief(azimuth, elevation)
-    there = sure(azimuth, elevation)
-    assert there > 3  # e^3 times as likely as if nothing were known
-    for turn in (-10, 10):
-        assert sure((azimuth + turn + 45) % 90 - 45, elevation) < there
-        assert sure(azimuth, elevation - math.copysign(10, elevation)) < there
 
 
 def test_the_middle_has_half_on_either_side():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from threed.carved import beliefs, coloured, trust, usual
+from threed.carved import coloured, sighted, trust, usual
 from threed.cutout import Cutout
-from threed.distill.angles import Angles, AnglesConfig, Belief
+from threed.distill.angles import Angles, AnglesConfig
 from threed.renderers.voxels import TRUNCATION, Voxels
 from threed.training.angles import write
 from threed.viewpoint import Viewpoint
@@ -47,24 +47,18 @@ def test_what_is_not_trusted_is_the_usual():
     assert usual(seen, 0.5, tilted=False) == Viewpoint(-20.0, 55.0, zoom=1.2)
 
 
-def belief(column, row):
-    """Sure of these bins."""
-    return Belief(
-        *(torch.full([bins], -30.0).index_fill(0, torch.tensor([at]), 0) for bins, at in ((18, column), (16, row)))
-    )
-
-
-def test_what_is_not_trusted_is_what_is_believed():
-    believed = belief(12, 9)  # the middles of bins
-    assert believed.middle == pytest.approx((17.5, 27.5))
-    seen = Viewpoint(-40.0, 55.0, zoom=1.2)
-    assert usual(seen, 0.0, True, believed) == Viewpoint(*believed.middle, zoom=1.2)
-    assert usual(seen, 1.0, True, believed) == seen
-    assert usual(seen, 0.0, False, believed) == Viewpoint(believed.middle[0], 55.0, zoom=1.2)
-
-
-def test_a_prior_without_angles_believes_nothing(tmp_path):
-    picture = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert beliefs(tmp_path, picture) is None
-    write(tmp_path, Angles(AnglesConfig(size=16, width=8)))
-    assert beliefs(tmp_path, picture).azimuth.exp().sum().item() == pytest.approx(1)
+def test_the_priors_angles_say_from_where_and_the_glance_where_there_are_none(tmp_path):
+    """A ball shows neither; angles that are sure of a bin are believed, but for the elevation that was given."""
+    seen, picture = Viewpoint(30.0, 40.0), torch.zeros(4, 16, 16)
+    cutout = Cutout(seen.of(ball(), 96).albedo[0], seen.of(ball(), 96).alpha[0])
+    plain, trusted = sighted(tmp_path, picture, ball(), cutout, None, 40.0)
+    assert (plain.azimuth, plain.elevation, trusted) == (pytest.approx(0, abs=10), pytest.approx(15, abs=10), 1)
+    network = Angles(AnglesConfig(size=16, width=8))
+    torch.nn.init.zeros_(network.tell.weight)
+    # Both ends of a mirror: what is seen of a picture and of its mirror image is averaged.
+    network.tell.bias.data = torch.zeros(34).index_fill(0, torch.tensor([8, 9, 18 + 9]), 30.0)
+    write(tmp_path, network)
+    told, _ = sighted(tmp_path, picture, ball(), cutout, None, 40.0)
+    assert (told.azimuth, told.elevation) == (pytest.approx(0, abs=0.1), pytest.approx(27.5, abs=0.1))
+    told, _ = sighted(tmp_path, picture, ball(), cutout, 33.0, 20.0)
+    assert (told.elevation, told.fov) == (33.0, 20.0)

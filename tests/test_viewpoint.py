@@ -8,14 +8,14 @@ import torch
 import trimesh
 
 from threed.cutout import Cutout, framed
-from threed.distill.angles import Belief
 from threed.exporters.bake import bake
 from threed.exporters.unwrap import unwrap
 from threed.photograph import Photograph
+from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised
-from threed.viewpoint import Painted, Viewpoint, agreement, estimate
+from threed.viewpoint import Viewpoint, agreement, estimate
 
 SIZE = 256
 
@@ -38,7 +38,8 @@ def asset():
 
 def taken(asset, azimuth, elevation, fov=40.0, size=200):
     """A picture of it, cut out and framed; its light is dimmer than the asset's colours."""
-    seen = Viewpoint(azimuth, elevation, fov).of(asset, size)
+    camera = Viewpoint(azimuth, elevation, fov).camera
+    seen = surface.render(asset, camera, size, size)
     rgb = 0.8 * seen.albedo[0] / seen.alpha[0].clamp(min=1e-3)
     return framed(Photograph(rgb, seen.alpha[0], ""), seen.alpha[0, ..., 0])
 
@@ -89,13 +90,3 @@ def test_a_picture_is_placed_where_the_viewpoint_says():
     assert (columns.min(), columns.max()) == (40 - 8, 40 + 7)
     same = replace(Viewpoint(0.0, 0.0)).placed(Cutout(picture.expand(-1, -1, 3), picture), 64)
     torch.testing.assert_close(same.alpha, picture, atol=1e-5, rtol=0)
-
-
-def test_a_ball_is_seen_from_where_it_is_believed_to_be():
-    """What shows nothing of its sides leaves all to the belief."""
-    made = trimesh.creation.icosphere(3, 1.0)
-    mesh = Mesh(torch.tensor(made.vertices).float(), torch.tensor(made.faces))
-    ball = Painted(mesh, lambda points: torch.full_like(points, 0.5))
-    at = Belief(torch.arange(18.0).sub(15).abs().neg(), torch.arange(16.0).sub(10).abs().neg())
-    found = estimate(ball, taken(ball, -30, 5), belief=at)
-    assert (found.azimuth, found.elevation) == (pytest.approx(32.5, abs=3), pytest.approx(32.5, abs=3))

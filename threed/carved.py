@@ -16,7 +16,6 @@ from torch import Tensor
 
 from threed.cutout import Cutout
 from threed.distill import angles, embedded, start
-from threed.distill.angles import Belief
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.hull import Carving, Sight
@@ -54,13 +53,11 @@ def carved(
     """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
     encode = embedded.text_reader(words.prior)
     told = encode([words.prompt]), encode([words.negative])
-    network, belief = start.load(words.prior, words.device), beliefs(words.prior, small)
+    network = start.load(words.prior, words.device)
     try:
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(agreed(glances))
-        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL, belief)
-        trusted = trust(coloured(glance), cutout, seen)
-        seen = usual(seen, trusted, elevation is None, belief)
+        seen, trusted = sighted(words.prior, small, coloured(glance), cutout, elevation, fov)
         led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
         volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
         coarse = start.voxels_of(agreed(volumes.cpu()))
@@ -85,19 +82,31 @@ def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:
     return min(max((iou - STRANGE) / (FAMILIAR - STRANGE), 0.0), 1.0)
 
 
-def beliefs(prior: Path, picture: Float[Tensor, "4 S S"]) -> Belief | None:
-    """From where the picture was taken, as the prior's folder has it; None where it says nothing of that."""
-    return angles.believed(angles.load(prior), picture) if (prior / "angles").is_dir() else None
+def sighted(
+    prior: Path,
+    small: Float[Tensor, "4 S S"],
+    glance: Painted,
+    cutout: Cutout,
+    elevation: float | None,
+    fov: float,
+) -> tuple[Viewpoint, float]:
+    """From where the picture was taken, and how far a glance is trusted.
+
+    The prior's angles say it where it has them: on assets held out, they are nearer than what a glance tells.
+    """
+    if (prior / "angles").is_dir():
+        azimuth, height = angles.believed(angles.load(prior), small).middle
+        seen = placed(glance, cutout, Viewpoint(azimuth, height if elevation is None else elevation, fov))
+        return seen, trust(glance, cutout, seen)
+    seen = estimate(glance, cutout, elevation, fov, FRONTAL)
+    trusted = trust(glance, cutout, seen)
+    return usual(seen, trusted, elevation is None), trusted
 
 
-def usual(seen: Viewpoint, trusted: float, tilted: bool, belief: Belief | None = None) -> Viewpoint:
-    """From where it is believed to be, the more so the less a glance is trusted: the front, where nothing is."""
-    azimuth, height = belief.middle if belief else (0.0, USUAL)
-    return replace(
-        seen,
-        azimuth=azimuth + trusted * (seen.azimuth - azimuth),
-        elevation=height + trusted * (seen.elevation - height) if tilted else seen.elevation,
-    )
+def usual(seen: Viewpoint, trusted: float, tilted: bool) -> Viewpoint:
+    """From the front and from the usual height, the more so the less a glance is trusted."""
+    height = USUAL + trusted * (seen.elevation - USUAL) if tilted else seen.elevation
+    return replace(seen, azimuth=trusted * seen.azimuth, elevation=height)
 
 
 def coloured(voxels: Voxels) -> Painted:

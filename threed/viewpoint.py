@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed.cutout import Cutout
-from threed.distill.angles import Belief
 from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
 from threed.renderers.camera import Cameras
@@ -34,7 +33,6 @@ ASIDE = 2e-4  # taken off per degree away from the front: what decides of things
 # Taken off at 35 degrees from the usual elevation, by the square: what decides where the shape is far from the
 # picture's, and outlines from below are hardly less like it than those from above. The right shape tells by more.
 UNUSUAL, USUAL = 0.1, 15.0
-BELIEVED = 0.1  # of the likeness, a factor of e in what the picture alone is believed to tell
 
 
 @dataclass(frozen=True)
@@ -83,22 +81,14 @@ class Viewpoint:
 
 @torch.no_grad()
 def estimate(
-    asset: Asset | Painted,
-    cutout: Cutout,
-    elevation: float | None = None,
-    fov: float = FOV,
-    frontal: float = 0.0,
-    belief: Belief | None = None,
+    asset: Asset | Painted, cutout: Cutout, elevation: float | None = None, fov: float = FOV, frontal: float = 0.0
 ) -> Viewpoint:
     """The viewpoint from which this asset, at radius 1, looks most like the picture; where given, at this elevation.
 
-    For shapes that are only roughly the picture's, what is believed of the picture beforehand counts as well; where
-    nothing is, `frontal` is taken off at 35 degrees from the front, by the square.
+    `frontal` is taken off at 35 degrees from the front, by the square: for shapes that are only roughly the picture's.
     """
 
     def judged(score: float, at: Viewpoint) -> tuple[float, Viewpoint]:
-        if belief:
-            return score + BELIEVED * belief(at.azimuth, at.elevation), at
         return score - frontal * (at.azimuth / 35) ** 2, at
 
     small = _reduced(cutout, SIZE)
