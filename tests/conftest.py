@@ -9,6 +9,9 @@ import os
 import pkgutil
 from collections.abc import Iterator
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
+
 import threed  # noqa: F401 (before PyTorch, whose waiting threads it sets)
 
 # isort: split

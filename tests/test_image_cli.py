@@ -119,7 +119,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
             ["chair.png", "--prompt", "very " * 30],
             "the prompt 'very very .*' takes 32 tokens of at most 16; shorten it",
         ),
-        (["chair.png", "--device", "tpu"], "unknown device 'tpu'; .*known: cpu, cuda, mps"),
+        (["chair.png", "--device", "tpu"], "unknown device 'tpu'; .*known: auto, cpu, cuda, mps"),
         (["chair.png", "--output", "text.png"], "'text.png' is not a folder; choose another --output"),
     ],
 )

@@ -19,6 +19,7 @@ from threed.distill import angles, embedded, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.hull import Carving, Sight
+from threed.kept import kept
 from threed.renderers.voxels import Voxels
 from threed.spread import spread
 from threed.start import VoxelField, flattened, smoothed, upsampled
@@ -51,9 +52,9 @@ def carved(
     fov: float,
 ) -> tuple[VoxelField, Viewpoint]:
     """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
-    encode = embedded.text_reader(words.prior)
+    encode = kept(embedded.text_reader)(words.prior)
     told = encode([words.prompt]), encode([words.negative])
-    network = start.load(words.prior, words.device)
+    network = kept(start.load)(words.prior, words.device)
     try:
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(agreed(glances))

@@ -1,4 +1,4 @@
-"""The command line: `threed text`, `image`, `edit`, `export`, `check`, `view`, `prior ...`, `doctor`.
+"""The command line: `threed text`, `image`, `edit`, `batch`, `export`, `check`, `view`, `prior ...`, `doctor`.
 
 Everything a user can get wrong is checked before any work, the cheap things before PyTorch is imported. Exit codes:
 0 done, 1 the run cannot go on (a full disk), 2 a mistake in what was asked for, 130 stopped with Ctrl-C.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, check_cli, export_cli, image_cli, making, prior_cli, view_cli
+from threed import __version__, batch_cli, check_cli, export_cli, image_cli, making, prior_cli, view_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake
 from threed.flags import (
@@ -50,7 +50,11 @@ if TYPE_CHECKING:
     from threed.run import Request
 
 PARTICLES, PERP_NEG = (1, 64), (0.0, 100.0)
-ROOM = {"text": 50, "prior": 2000}  # MB: the most a run writes, a training between two checkpoints; room to spare
+ROOM = {
+    "text": 50,
+    "batch": 500,
+    "prior": 2000,
+}  # MB: the most a run writes, a training between two checkpoints; room to spare
 TEXT_HELP = """Turn a sentence into a textured 3D asset.
 
 The run folder, outputs/<prompt>-<seed>/, receives asset.glb, asset.obj, preview.png, turntable.webp, report.json and
@@ -89,6 +93,7 @@ ABOUT = """A sentence or a picture becomes a game-ready 3D asset, on any machine
   threed text "a wooden barrel"
   threed image chair.png                                     # or out of a picture
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"    # change it
+  threed batch prompts.csv --output library                  # all of a list
   threed export outputs/a-wooden-barrel-0 --preset godot --output barrel.glb    # LODs, colliders, budgets
   threed check barrel.glb                                    # judge any mesh file
   threed view                                                # look at all that was made
@@ -150,6 +155,7 @@ Command = (
     Annotated[Text, tyro.conf.subcommand("text", description=TEXT_HELP, prefix_name=False)]
     | Annotated[image_cli.Picture, tyro.conf.subcommand("image", description=image_cli.HELP, prefix_name=False)]
     | Annotated[Edit, tyro.conf.subcommand("edit", description=EDIT_HELP, prefix_name=False)]
+    | Annotated[batch_cli.Batch, tyro.conf.subcommand("batch", description=batch_cli.HELP, prefix_name=False)]
     | Annotated[export_cli.Export, tyro.conf.subcommand("export", description=export_cli.HELP, prefix_name=False)]
     | Annotated[check_cli.Check, tyro.conf.subcommand("check", description=check_cli.HELP, prefix_name=False)]
     | Annotated[view_cli.View, tyro.conf.subcommand("view", description=view_cli.HELP, prefix_name=False)]
@@ -176,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from threed import doctor
 
             return doctor.main()
+        if isinstance(command, batch_cli.Batch):
+            return batch_cli.main(command)
         if isinstance(command, check_cli.Check):
             return check_cli.main(command)
         if isinstance(command, export_cli.Export):
@@ -214,11 +222,7 @@ def again(arguments: Sequence[str]) -> str:
 
 def text(asked: Text) -> None:
     """`threed text`: check everything, make the asset, say where it is."""
-    check_cheaply(asked)
-    request = resolve(asked)
-    making.check_prior(request)
-    making.check_start(request)
-    making.check_particles(request)
+    request = checked(asked)
 
     from threed.machine import set_threads
     from threed.pipeline import text_to_3d
@@ -226,6 +230,16 @@ def text(asked: Text) -> None:
 
     set_threads()
     making.carry_out(asked, request, slug(request.prompt), lambda run: text_to_3d(request, run))
+
+
+def checked(asked: Text) -> Request:
+    """The whole request, and nothing left that would stop it. Raises Mistake."""
+    check_cheaply(asked)
+    request = resolve(asked)
+    making.check_prior(request)
+    making.check_start(request)
+    making.check_particles(request)
+    return request
 
 
 def check_cheaply(asked: Text) -> None:

@@ -109,6 +109,19 @@ class Picture:
 
 def main(asked: Picture) -> None:
     """`threed image`: check everything, make the asset, say where it is. Raises Mistake."""
+    request, picture, mask = checked(asked)
+
+    from threed.cutout import masked
+    from threed.machine import set_threads
+    from threed.pictured import picture_to_3d
+
+    set_threads()
+    found, how = masked(picture, mask, asked.remove_background)
+    making.carry_out(asked, request, request.name, lambda run: picture_to_3d(request, picture, found, how, run))
+
+
+def checked(asked: Picture) -> tuple[Request, Photograph, Photograph | None]:
+    """The whole request, its picture and its mask, and nothing left that would stop it. Raises Mistake."""
     check_cheaply(asked)
 
     from threed import photograph
@@ -118,14 +131,7 @@ def main(asked: Picture) -> None:
     request = resolve(asked, picture, mask)
     making.check_prior(request)
     check_start(request)
-
-    from threed.cutout import masked
-    from threed.machine import set_threads
-    from threed.pictured import picture_to_3d
-
-    set_threads()
-    found, how = masked(picture, mask, asked.remove_background)
-    making.carry_out(asked, request, request.name, lambda run: picture_to_3d(request, picture, found, how, run))
+    return request, picture, mask
 
 
 def check_cheaply(asked: Picture) -> None:

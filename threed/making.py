@@ -153,13 +153,14 @@ def check_prior(request: Request) -> None:
     from threed.distill.embedded import Conventions
     from threed.distill.folder import UnreadablePrior, located, verify
     from threed.distill.text import load_tokenizer, pieces
+    from threed.kept import kept
 
     folder = located(request.prior)
     if not folder.is_dir():
         raise Mistake(f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded")
     try:
-        verify(folder)
-        limit, tokenizer = Conventions.read(folder).text_tokens, load_tokenizer(folder)
+        kept(verify)(folder)
+        limit, tokenizer = Conventions.read(folder).text_tokens, kept(load_tokenizer)(folder)
         worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
         prompts = [("prompt", each) for each in (request.prompt, *worded)]
         for what, prompt in (*prompts, ("--negative", request.negative)):

@@ -28,6 +28,7 @@ from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
+from threed.kept import kept
 from threed.latents import Latents
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
@@ -208,7 +209,7 @@ def own(path: str) -> Asset:
 
 def load(name: str, device: str) -> Prior:
     """The prior of this name, or in this folder."""
-    return Embedded.load(located(name), device)
+    return kept(Embedded.load)(located(name), device)
 
 
 def solidify(shape: Shape, request: Request) -> Asset:

@@ -96,7 +96,7 @@ class Run:
         Resuming what never began is beginning it, so that a command with `--resume` may be repeated until it is done.
         Raises Mistake, having written nothing, when the folder is taken, unusable, or belongs to another request.
         """
-        _check(folder, request, resume, overwrite)
+        check(folder, request, resume, overwrite)
         try:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             lock = disk.lock(folder / "checkpoints" / "lock")
@@ -106,7 +106,7 @@ class Run:
         if lock is None:
             raise Mistake(f"another process is at work in {str(folder)!r}; wait for it or choose another --output")
         try:
-            _check(folder, request, resume, overwrite)  # again: another process may have come first
+            check(folder, request, resume, overwrite)  # again: another process may have come first
             run = Run(folder, Log(folder, console), lock)
             if overwrite:
                 _remove(folder)
@@ -126,9 +126,8 @@ class Run:
         self._lock.close()
 
     def finished(self, request: Request) -> bool:
-        """Whether all that was asked for is there; the report is written last."""
-        names = "report.json", *(f"asset.{suffix}" for suffix in request.formats)
-        return all(self.path(name).exists() for name in names)
+        """Whether all that was asked for is there."""
+        return finished(self.folder, request)
 
     def path(self, name: str) -> Path:
         """Where the file of this name belongs; raises ValueError for names that are not in `FILES`."""
@@ -159,6 +158,11 @@ class Run:
         return None
 
 
+def finished(folder: Path, request: Request) -> bool:
+    """Whether all that was asked for is in a folder of this request; the report is written last."""
+    return all((folder / name).exists() for name in ("report.json", *(f"asset.{each}" for each in request.formats)))
+
+
 def slug(prompt: str) -> str:
     """A prompt as a file name that every system takes; letters of all scripts stay."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).lower().replace("_", " "))
@@ -184,7 +188,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, Any, Any]
     return None
 
 
-def _check(folder: Path, request: Request, resume: bool, overwrite: bool) -> None:
+def check(folder: Path, request: Request, resume: bool, overwrite: bool) -> None:
     """Raises Mistake when the folder is none, holds a run that nobody spoke of, or the run of another request."""
     where = repr(str(folder))
     if resume and overwrite:

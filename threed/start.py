@@ -19,6 +19,7 @@ from threed.distill import embedded, start, upsampler
 from threed.distill.consensus import consensus
 from threed.distill.symmetry import Symmetry, symmetrised
 from threed.errors import Failure, Mistake
+from threed.kept import kept
 from threed.nerf import NeRF
 from threed.renderers import volume
 from threed.renderers.bilateral import bilateral, within
@@ -117,8 +118,8 @@ def imagined(
 
     It is as fine as that is.
     """
-    encode = embedded.text_reader(prior)
-    words, network = (encode([prompt]), encode([negative])), start.load(prior, device)
+    encode = kept(embedded.text_reader)(prior)
+    words, network = (encode([prompt]), encode([negative])), kept(start.load)(prior, device)
     candidates = start.sample(network, *words, CANDIDATES, seeded(seed), picture=picture).cpu()
     volume, symmetry = consensus(candidates)
     return smoothed(upsampled(flattened(start.voxels_of(volume)), prior, symmetry))
@@ -141,7 +142,7 @@ def upsampled(voxels: Voxels, prior: Path, symmetry: Symmetry | None = None) -> 
     """In twice the resolution where the prior's folder has an upsampler, and as symmetric; as they are elsewhere."""
     if not (prior / "upsampler").is_dir():
         return voxels
-    fine = upsampler.load(prior)(start.volume_of(voxels)[None])[0].clamp(-1, 1)
+    fine = kept(upsampler.load)(prior)(start.volume_of(voxels)[None])[0].clamp(-1, 1)
     return start.voxels_of(symmetrised(fine, symmetry) if symmetry else fine)
 
 
