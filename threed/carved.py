@@ -1,9 +1,10 @@
 """A volume out of a picture that has the picture's outline and, on the side that it shows, its colours.
 
-The prior's angles tell from where the picture was taken, or else what the start first makes of it does, roughly. Then
-the start is asked again, and every guess on the way to clean volumes is carved and grown until the outline is right, and the network makes the rest fit (in the
-way of Song et al. 2021, arXiv 2111.08005, who sample under a measurement by projecting on it at every step). What
-sticks out beyond the outline in twice the resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
+The prior's angles tell from where the picture was taken, or else, roughly, what the start first makes of it does.
+Then the start is asked again, and every guess on the way to clean volumes is carved and grown until the outline is
+right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who sample under a
+measurement by projecting on it at every step). What sticks out beyond the outline in twice the resolution is cut off
+as well (space carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
