@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from threed.carved import coloured, trust, usual
+from threed.carved import coloured, sighted, trust, usual
 from threed.cutout import Cutout
+from threed.distill.angles import Angles, AnglesConfig
 from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training.angles import write
 from threed.viewpoint import Viewpoint
 
 
@@ -43,3 +45,20 @@ def test_what_is_not_trusted_is_the_usual():
     assert usual(seen, 0.0, tilted=True) == Viewpoint(0.0, 15.0, zoom=1.2)
     assert usual(seen, 0.5, tilted=True) == Viewpoint(-20.0, 35.0, zoom=1.2)
     assert usual(seen, 0.5, tilted=False) == Viewpoint(-20.0, 55.0, zoom=1.2)
+
+
+def test_the_priors_angles_say_from_where_and_the_glance_where_there_are_none(tmp_path):
+    """A ball shows neither; angles that are sure of a bin are believed, but for the elevation that was given."""
+    seen, picture = Viewpoint(30.0, 40.0), torch.zeros(4, 16, 16)
+    cutout = Cutout(seen.of(ball(), 96).albedo[0], seen.of(ball(), 96).alpha[0])
+    plain, trusted = sighted(tmp_path, picture, ball(), cutout, None, 40.0)
+    assert (plain.azimuth, plain.elevation, trusted) == (pytest.approx(0, abs=10), pytest.approx(15, abs=10), 1)
+    network = Angles(AnglesConfig(size=16, width=8))
+    torch.nn.init.zeros_(network.tell.weight)
+    # Both ends of a mirror: what is seen of a picture and of its mirror image is averaged.
+    network.tell.bias.data = torch.zeros(34).index_fill(0, torch.tensor([8, 9, 18 + 9]), 30.0)
+    write(tmp_path, network)
+    told, _ = sighted(tmp_path, picture, ball(), cutout, None, 40.0)
+    assert (told.azimuth, told.elevation) == (pytest.approx(0, abs=0.1), pytest.approx(27.5, abs=0.1))
+    told, _ = sighted(tmp_path, picture, ball(), cutout, 33.0, 20.0)
+    assert (told.elevation, told.fov) == (33.0, 20.0)

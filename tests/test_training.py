@@ -23,8 +23,10 @@ import trimesh
 from rich.console import Console
 
 from threed import checkpoint, disk
+from threed.distill import angles
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
+from threed.distill.angles import AnglesConfig
 from threed.distill.embedded import Embedded
 from threed.distill.folder import verify
 from threed.distill.start import StartConfig
@@ -94,7 +96,9 @@ def toy_settings(source: Path) -> Settings:
         start=lasting(Schedule(1, batch=8, rate=2e-3, final=0.02, optimizer="muon", precision="float32"), STEPS),
         upsampler=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         views=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
+        angles=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         upsampling=UpsamplerConfig(width=8),
+        viewing=AnglesConfig(width=8),
         # Not 8: the upsampler would halve it to 2, and of 2^3 voxels some CPUs make gradients that are no numbers.
         config=StartConfig(resolution=16, patch=8, components=16, width=64, layers=1),
         size="toy",
@@ -159,7 +163,9 @@ def test_the_folder_is_a_whole_prior(finished):
         for name, content in files.items()
         if name not in ("SHA256SUMS", "README.md")
     }
-    weights = {f"{part}/{name}" for part in ("start", "upsampler") for name in ("config.json", "model.safetensors")}
+    weights = {
+        f"{part}/{name}" for part in ("start", "upsampler", "angles") for name in ("config.json", "model.safetensors")
+    }
     assert {"prior.json", "text_encoder/NOTICE"} | weights <= set(files)
     told = json.loads(files["prior.json"])
     assert (told["steps"], told["distance"], told["geometry"]) == (STEPS, [3.0, 3.2], True)
@@ -173,6 +179,8 @@ def test_the_folder_loads_and_holds_the_averages(finished, settings):
         assert torch.equal(start.state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "upsampler")["average"].items():
         assert torch.equal(upsamplers.load(output).state_dict()[name], value.bfloat16().float()), name
+    for name, value in checkpoints(output, "angles")["average"].items():
+        assert torch.equal(angles.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "views")["average"].items():
         assert torch.equal(prior.unet.state_dict()[name], value.half().float()), name
 
@@ -185,6 +193,7 @@ def test_figures_are_of_what_was_used(finished):
         loaded = {
             "start": starts.load,
             "upsampler": upsamplers.load,
+            "angles": angles.load,
             "views": lambda folder: Embedded.load(folder).unet,
         }
         parameters = loaded[part](output)
@@ -198,7 +207,7 @@ def test_figures_are_of_what_was_used(finished):
 
 def test_work_is_told_while_it_goes_on(finished):
     output, _ = finished
-    for part, cache in (("start", "volumes"), ("upsampler", "fine"), ("views", "views")):
+    for part, cache in (("start", "volumes"), ("upsampler", "fine"), ("views", "views"), ("angles", "views")):
         work = output / "work" / part
         assert (work / "samples.png").read_bytes().startswith(b"\x89PNG")
         steps = [record["step"] for record in records(work / "metrics.jsonl") if record["stage"] == "train"]
@@ -373,11 +382,13 @@ def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tm
         assert files[name] == (source / name).read_bytes()
     assert files["start/model.safetensors"] == (finished[0] / "start" / "model.safetensors").read_bytes()
     assert re.search(
-        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views\.",
+        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views, angles\.",
         files["README.md"].decode(),
     )
     verify(output)
-    assert trained(assets, output, replace(settings, parts=("upsampler", "views")), cache=cache) == finished[1]
+    assert (
+        trained(assets, output, replace(settings, parts=("upsampler", "views", "angles")), cache=cache) == finished[1]
+    )
     assert product(output) == product(finished[0])
     assert not (output / "cache").exists()
 
@@ -390,6 +401,7 @@ def test_a_prior_is_gone_on_from(assets, settings, finished, tmp_path):
         start=replace(settings.start, **still),
         upsampler=replace(settings.upsampler, **still),
         views=replace(settings.views, **still),
+        angles=replace(settings.angles, **still),
         config=StartConfig(width=128),  # which counts for fresh ones alone
         source=finished[0],
         continued=True,
@@ -652,7 +664,7 @@ def test_a_card_without_licences_or_held_out_assets(assets):
     assert "Their licences are not stated in the captions file." in text
     assert "on the folder `my folder`" in text
     assert "| views | 1.5 M | 10 | 4 | 20 | 0 | 0.1235 |  |" in text
-    assert "taken over from `an old prior`, as far as it has it: start, upsampler." in text
+    assert "taken over from `an old prior`, as far as it has it: start, upsampler, angles." in text
 
 
 def test_a_gpu_is_compiled_for_where_that_can_be_done(monkeypatch):

@@ -1,9 +1,10 @@
 """A volume out of a picture that has the picture's outline and, on the side that it shows, its colours.
 
-The start is asked twice. What it first makes of the picture tells from where that was taken, roughly; then every guess
-on the way to clean volumes is carved and grown until the outline is right, and the network makes the rest fit (in the
-way of Song et al. 2021, arXiv 2111.08005, who sample under a measurement by projecting on it at every step). What
-sticks out beyond the outline in twice the resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
+The prior's angles tell from where the picture was taken, or else, roughly, what the start first makes of it does.
+Then the start is asked again, and every guess on the way to clean volumes is carved and grown until the outline is
+right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who sample under a
+measurement by projecting on it at every step). What sticks out beyond the outline in twice the resolution is cut off
+as well (space carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.cutout import Cutout
-from threed.distill import embedded, start
+from threed.distill import angles, embedded, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.hull import Carving, Sight
@@ -58,9 +59,7 @@ def carved(
     try:
         glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
         glance = start.voxels_of(agreed(glances))
-        seen = estimate(coloured(glance), cutout, elevation, fov, FRONTAL)
-        trusted = trust(coloured(glance), cutout, seen)
-        seen = usual(seen, trusted, elevation is None)
+        seen, trusted = sighted(words.prior, small, coloured(glance), cutout, elevation, fov)
         led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
         volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
         coarse = start.voxels_of(agreed(volumes.cpu()))
@@ -83,6 +82,27 @@ def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:
     """In the depth of a glance: none where its outline is far from the picture's, all where it is near."""
     _, iou = agreement(glance, cutout, seen, 64)
     return min(max((iou - STRANGE) / (FAMILIAR - STRANGE), 0.0), 1.0)
+
+
+def sighted(
+    prior: Path,
+    small: Float[Tensor, "4 S S"],
+    glance: Painted,
+    cutout: Cutout,
+    elevation: float | None,
+    fov: float,
+) -> tuple[Viewpoint, float]:
+    """From where the picture was taken, and how far a glance is trusted.
+
+    The prior's angles say it where it has them: on assets held out, they are nearer than what a glance tells.
+    """
+    if (prior / "angles").is_dir():
+        azimuth, height = angles.believed(angles.load(prior), small).middle
+        seen = placed(glance, cutout, Viewpoint(azimuth, height if elevation is None else elevation, fov))
+        return seen, trust(glance, cutout, seen)
+    seen = estimate(glance, cutout, elevation, fov, FRONTAL)
+    trusted = trust(glance, cutout, seen)
+    return usual(seen, trusted, elevation is None), trusted
 
 
 def usual(seen: Viewpoint, trusted: float, tilted: bool) -> Viewpoint:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from threed import disk
 from threed.distill import embedded
+from threed.distill.angles import Stage
 from threed.distill.text import Text
 from threed.errors import Mistake
 from threed.log import Log
@@ -83,22 +84,6 @@ class Towers(nn.Module):
     @property
     def scale(self) -> Float[Tensor, ""]:
         return self.temperature.clamp(max=math.log(HOTTEST)).exp()
-
-
-class Stage(nn.Module):
-    """So many times fewer pixels a side, then a residual block (He et al. 2016, arXiv 1603.05027)."""
-
-    def __init__(self, before: int, after: int, times: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(before, after, 2 * times, stride=times, padding=times // 2)
-        self.norms = nn.ModuleList([nn.GroupNorm(8, after) for _ in range(2)])
-        self.convolutions = nn.ModuleList([nn.Conv2d(after, after, 3, padding=1) for _ in range(2)])
-
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-        x = change = self.reduce(x)
-        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            change = convolution(functional.silu(norm(change)))
-        return x + change
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,21 @@ from rich.console import Console
 from torch import nn
 
 from threed import checkpoint
+from threed.distill import angles as seen_from
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
+from threed.distill.angles import Angles
 from threed.distill.embedded import Embedded
 from threed.distill.start import Start, StartConfig
 from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
+from threed.training import angles as angles_training
 from threed.training import start as start_training
 from threed.training import upsampler as upsampler_training
 from threed.training import views, views_cache, volumes
+from threed.training.angles import AnglesLoss
 from threed.training.cache import FEWEST, rows_in_common
 from threed.training.captions import spoken
 from threed.training.collection import Item, gather, held_out
@@ -262,6 +266,32 @@ def pictures(job: Job) -> Trainee:
     )
 
 
+def angles(job: Job) -> Trainee:
+    """What tells from where a picture was taken."""
+    settings, device = job.settings, job.settings.device
+    train, held = job.assets(views_cache.build, "views", shots(job.prior, settings))
+    if settings.continued and has(settings.source, "angles"):
+        network = seen_from.load(settings.source).requires_grad_(True)
+    else:
+        config = replace(settings.viewing, size=job.prior.image_size)
+        network = angles_training.fresh(config, settings.angles.seed)
+
+    def save(trained: nn.Module, steps: int) -> None:
+        del steps  # nobody asks them for it
+        assert isinstance(trained, Angles)
+        angles_training.write(job.work, trained)
+
+    learned = AnglesLoss(train.to(device))
+    return Trainee(
+        network=network.to(device),
+        loss=learned,
+        held_out=AnglesLoss(held.to(device)) if held else None,
+        sheet=partial(angles_training.sheet, loss=learned),
+        save=save,
+        used=(len(train), len(held or ())),
+    )
+
+
 def shots(prior: Embedded, settings: Settings) -> views_cache.Shots:
     """The pictures that this prior knows."""
     return replace(settings.shots, size=prior.image_size, fov_y=prior.conventions.fov_y)
@@ -274,4 +304,9 @@ def grown(prior: Embedded, settings: Settings) -> Embedded:
     return views.fresh(prior, views.SIZES[settings.size], settings.views.seed)
 
 
-TRAINEES: dict[str, Callable[[Job], Trainee]] = {"start": start, "upsampler": upsampler, "views": pictures}
+TRAINEES: dict[str, Callable[[Job], Trainee]] = {
+    "start": start,
+    "upsampler": upsampler,
+    "views": pictures,
+    "angles": angles,
+}

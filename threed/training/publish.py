@@ -15,7 +15,18 @@ from threed import disk
 from threed.errors import Mistake
 
 CARD, SUMS = "README.md", "SHA256SUMS"
-PIECES = ("LICENSE", "NOTICE", "unet", "text_encoder", "tokenizer", "scheduler", "start", "upsampler", "prior.json")
+PIECES = (
+    "LICENSE",
+    "NOTICE",
+    "unet",
+    "text_encoder",
+    "tokenizer",
+    "scheduler",
+    "start",
+    "upsampler",
+    "angles",
+    "prior.json",
+)
 LOCK = "work/lock"  # by which a folder is known as this program's
 
 

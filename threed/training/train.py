@@ -2,7 +2,7 @@
 
     OUTPUT/                         the prior, as soon as all parts that were asked for are finished
     OUTPUT/cache/views, volumes     what the assets look like; or the folder that was given for it
-    OUTPUT/work/start, views        one training each: settings.json, checkpoints, metrics.jsonl, samples.png, and at
+    OUTPUT/work/start, views, ...   one training each: settings.json, checkpoints, metrics.jsonl, samples.png, and at
                                     last the trained part and finished.json
 
 The same call goes on where it was stopped, leaves alone what is finished, and ends in the same bytes. A part that is
@@ -148,6 +148,7 @@ def asked(settings: Settings, data: Data, part: str) -> dict[str, Any]:
     own: dict[str, dict[str, Any]] = {
         "start": {"config": asdict(settings.config)},
         "upsampler": {"config": asdict(settings.upsampling)},
+        "angles": {"config": asdict(settings.viewing), "shots": asdict(settings.shots)},
         "views": {"shots": asdict(settings.shots)} | size,
     }
     found: dict[str, Any] = json.loads(json.dumps(about | own[part]))
