@@ -14,6 +14,7 @@ from tiny_assets import box
 
 from threed import summary
 from threed.batch import carry_out
+from threed.batch_cli import Batch, workers_for
 from threed.cli import main
 from threed.crew import Crew, threads_each
 from threed.exporters import glb
@@ -89,6 +90,27 @@ def test_threads_never_exceed_the_cores() -> None:
         for workers in range(1, cores + 1):
             assert workers <= workers * threads_each(workers, cores) <= cores
     assert threads_each(4, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "asked", "found"),
+    [
+        (64, 23e9, None, (11, 5)),  # as many as the memory holds
+        (2, 23e9, None, (2, 1)),
+        (4, 1e9, None, (1, 4)),
+        (8, None, None, (8, 1)),
+        (8, 1e9, 3, (3, 2)),  # who says so knows why
+    ],
+)
+def test_workers_share_the_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, memory: float | None, asked: int | None, found: tuple[int, int]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("threed.machine.cores", lambda: cores)
+    monkeypatch.setattr("threed.machine.total_memory", lambda: memory)
+    workers = workers_for(Batch(Path("l.csv"), workers=asked), 1000)
+    assert isinstance(workers, Crew)
+    assert (workers.count, workers.threads) == found
 
 
 def crew(count: int, threads: int = 1) -> Crew:

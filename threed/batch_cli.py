@@ -60,7 +60,10 @@ class Batch:
     set: Annotated[tuple[str, ...], said("COLUMN=VALUE for rows that do not say so themselves.", "nothing")] = ()
     workers: Annotated[
         int | None,
-        said("Rows that are made at a time; they share the cores out.", "one a core; with --ray, as many as fit"),
+        said(
+            "Rows that are made at a time; they share the cores out.",
+            "one a core, and 2 GB of memory; with --ray, as many as fit",
+        ),
     ] = None
     threads: Annotated[int | None, said("Of every worker.", "the cores over the workers; with --ray, one")] = None
     retries: Annotated[
@@ -186,7 +189,7 @@ def holds_another(folder: Path, request: Request) -> bool:
 
 def workers_for(asked: Batch, jobs: int) -> Workers:
     """No more than there are jobs. Raises Mistake."""
-    from threed.machine import cores
+    from threed.machine import MEMORY, cores, total_memory
 
     if asked.ray is not None:
         from threed.cluster import Cluster
@@ -197,7 +200,9 @@ def workers_for(asked: Batch, jobs: int) -> Workers:
 
     told = os.environ.get("OMP_NUM_THREADS", "")
     there = int(told) if told.isdigit() and int(told) > 0 else cores()
-    count = min(asked.workers or there, jobs)
+    memory = total_memory()
+    room = int(memory // MEMORY) if memory else there
+    count = min(asked.workers or max(1, min(there, room)), jobs)
     return Crew(count, asked.threads or threads_each(count, there))
 
 
