@@ -11,7 +11,7 @@ import torch
 
 from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
-from threed.distill.hub.checkpoint import Checkpoint, header
+from threed.distill.hub.checkpoint import Checkpoint, blank, header, weight_files
 
 __all__ = ["denoiser", "quiet", "text_encoders"]
 
@@ -65,7 +65,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
         others["requires_safety_checker"] = False
     folder = checkpoint.folder
     with readable(checkpoint.weights or folder), quiet():
-        kind = getattr(diffusers, checkpoint.kind)
+        kind = getattr(diffusers, checkpoint.kind, None)  # which there is none of for a foreign network
         if checkpoint.weights:
             told = {"config": str(folder), "local_files_only": True, "torch_dtype": max(parts.values(), key=str)}
             return kind.from_single_file(str(checkpoint.weights), **told, **others)
@@ -74,10 +74,39 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             for name, dtype in parts.items()
             if not name.startswith("tokenizer")
         }
+        if checkpoint.family.foreign:
+            return _assembled(checkpoint, parts, loaded)
         try:
             return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **loaded, **others)
         except ImportError as error:  # of what reads tokenizers that stand there in an older form
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
+
+
+def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype], loaded: dict[str, Any]) -> Any:
+    """A pipeline of Stable Diffusion in the place of one that diffusers does not have; nothing else of it is read."""
+    import diffusers
+    import transformers
+
+    folder, index = checkpoint.folder, checkpoint.index
+    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder / "scheduler", local_files_only=True)
+    tokenizer = (
+        getattr(transformers, index["tokenizer"][1]).from_pretrained(folder / "tokenizer", local_files_only=True)
+        if "tokenizer" in parts
+        else None
+    )
+    components = {"unet": None, "vae": None, "text_encoder": None, **loaded}
+    others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return diffusers.StableDiffusionPipeline(scheduler=scheduler, tokenizer=tokenizer, **components, **others)
+
+
+def _translated(checkpoint: Checkpoint, part: str, name: str, dtype: torch.dtype) -> Any:
+    """A network of diffusers', with weights that have other names in their file."""
+    from safetensors.torch import load_file
+
+    stored = {key: each for path in weight_files(checkpoint, part) for key, each in load_file(path).items()}
+    network, names = blank(checkpoint, part, name)
+    network.load_state_dict({ours: stored[theirs].to(dtype) for ours, theirs in names.items()}, assign=True)
+    return network
 
 
 def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
@@ -86,6 +115,8 @@ def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dty
     import transformers
 
     library, name = told
+    if checkpoint.family.foreign and part == checkpoint.family.network:
+        return _translated(checkpoint, part, name, dtype)
     ours = library == "diffusers"
     precision = {"torch_dtype" if ours else "dtype": dtype}
     network, report = getattr(diffusers if ours else transformers, name).from_pretrained(
