@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import tiny_mvdream
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from threed.distill.folder import UnreadablePrior
+from threed.distill.anneal import Anneal
 from threed.distill.hub import checkpoint, mvdream, text_to_image
 from threed.distill.prior import Pictures, guide
 from threed.distill.score import Shown
 from threed.distill.sds import SDS
-from threed.distill.anneal import Anneal
 from threed.distill.vsd import lesson
 from threed.renderers.camera import Cameras, orbit
 

@@ -49,8 +49,8 @@ def write(folder: Path, **schedule) -> Path:
     tiny_checkpoints.sd(folder / "words", **schedule).save_pretrained(folder / "checkpoint")
     found = folder / "checkpoint"
     index = json.loads((found / "model_index.json").read_text())
-    changed = {"_class_name": "MVDreamPipeline", "unet": ["mv_unet", "MultiViewUNetModel"], "image_encoder": [None, None]}
-    (found / "model_index.json").write_text(json.dumps(index | changed))
+    changed = {"_class_name": "MVDreamPipeline", "unet": ["mv_unet", "MultiViewUNetModel"]}
+    (found / "model_index.json").write_text(json.dumps(index | changed | {"image_encoder": [None, None]}))
     (found / "unet" / "config.json").write_text(json.dumps(CONFIG))
     (found / "unet" / "mv_unet.py").write_text("raise SystemExit('code of a stranger was run')\n")
     save_file(weights(), found / "unet" / "diffusion_pytorch_model.safetensors")

@@ -161,7 +161,7 @@ def verify(checkpoint: Checkpoint) -> None:
             for path in weight_files(checkpoint, part):
                 header(path)
     if checkpoint.weights and family.foreign:
-        raise UnreadablePrior(f"{checkpoint.weights} is a single file, as which {family.about} is not read; give a folder")
+        raise UnreadablePrior(f"{checkpoint.weights} is one file, as which {family.about} is not read; give a folder")
     if checkpoint.weights:
         header(checkpoint.weights)
     else:
@@ -250,8 +250,8 @@ def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
         )
     if checkpoint.family.foreign and (more := stored.keys() - wanted.keys()):
         raise UnreadablePrior(
-            f"the {part} of {checkpoint.folder} has {min(more)!r}, which {checkpoint.family.about} has not; use another "
-            "checkpoint"
+            f"the {part} of {checkpoint.folder} has {min(more)!r}, which {checkpoint.family.about} has not; use "
+            "another checkpoint"
         )
 
 

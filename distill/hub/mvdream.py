@@ -1,4 +1,4 @@
-"""MVDream: views of one object, told their cameras and denoised jointly (Shi et al. 2023, arXiv 2308.16512, section 3.1).
+"""MVDream: views of one object, told their cameras, denoised jointly (Shi et al. 2023, arXiv 2308.16512, section 3.1).
 
 Its network is that of Stable Diffusion with two changes: self-attention goes over the tokens of all views of a group,
 and a camera, 16 numbers, goes through two layers and is added to the embedding of the timestep. So it is diffusers'
