@@ -6,8 +6,8 @@ its configuration says, and the mean of its posterior: nothing in `encode` is ra
 to the checkpoint's own.
 
 Such a prior is told no cameras, so name views in words, see `distill.worded`, and denoises every picture of a group by
-itself; MVDream is told cameras and denoises the views of a group together, see `mvdream`. Normals are pictures to all of
-them, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
+itself. MVDream is told cameras and denoises the views of a group together, see `mvdream`. Normals are pictures to all
+of them, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
 """
 
 from __future__ import annotations
