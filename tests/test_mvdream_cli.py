@@ -132,6 +132,14 @@ WRONG = [
         "mv has a diffusers.UNet2DConditionModel for its unet, and it has to be MultiViewUNetModel",
     ),
     (
+        lambda mv: change(mv / "model_index.json", text_encoder=[None, None]),
+        "mv has a None.None for its text_encoder, and it has to be CLIPTextModel",
+    ),
+    (
+        lambda mv: change(mv / "model_index.json", scheduler=["diffusers", "MagicScheduler"]),
+        "mv has a diffusers.MagicScheduler for its scheduler, and it has to be a scheduler of diffusers",
+    ),
+    (
         lambda mv: change(mv / "model_index.json", vae=["mv_vae", "AutoencoderKL"]),
         "mv has a mv_vae.AutoencoderKL for its vae, and it has to be AutoencoderKL",
     ),

@@ -151,7 +151,7 @@ def _beside(path: Path) -> Path:
 def verify(checkpoint: Checkpoint) -> None:
     """That all files are there, whole, safetensors, and of classes that are known. Raises UnreadablePrior."""
     index, family = checkpoint.index, checkpoint.family
-    for part in (*checkpoint.parts, "scheduler"):
+    for part in dict.fromkeys((*checkpoint.parts, "text_encoder", "tokenizer", "scheduler")):
         if not isinstance(told := index.get(part), list) or len(told) != 2:
             raise UnreadablePrior(f"{checkpoint.folder / INDEX} names no {part}; copy the checkpoint's folder again")
         _check_class(checkpoint, part, *told)
@@ -170,11 +170,13 @@ def verify(checkpoint: Checkpoint) -> None:
         _check_lora(checkpoint.lora)
 
 
-def _check_class(checkpoint: Checkpoint, part: str, library: str, name: str) -> None:
+def _check_class(checkpoint: Checkpoint, part: str, library: object, name: object) -> None:
+    import diffusers
+
     group = "tokenizer" if part.startswith("tokenizer") else part.rstrip("_23")
     foreign = checkpoint.family.foreign if part == checkpoint.family.network else None
     known = (foreign.name,) if foreign else CLASSES.get(group)
-    fits = name in known if known else str(name).endswith("Scheduler")
+    fits = name in known if known else str(name).endswith("Scheduler") and hasattr(diffusers, str(name))
     if not fits or not (foreign or library in ("diffusers", "transformers")):
         wanted = " or ".join(known or ["a scheduler of diffusers"])
         raise UnreadablePrior(

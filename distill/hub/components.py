@@ -89,11 +89,10 @@ def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype], loaded: di
 
     folder, index = checkpoint.folder, checkpoint.index
     scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder / "scheduler", local_files_only=True)
-    tokenizer = (
-        getattr(transformers, index["tokenizer"][1]).from_pretrained(folder / "tokenizer", local_files_only=True)
-        if "tokenizer" in parts
-        else None
-    )
+    tokenizer = None
+    if "tokenizer" in parts:
+        kind = getattr(transformers, index["tokenizer"][1])
+        tokenizer = kind.from_pretrained(folder / "tokenizer", local_files_only=True)
     components = {"unet": None, "vae": None, "text_encoder": None, **loaded}
     others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return diffusers.StableDiffusionPipeline(scheduler=scheduler, tokenizer=tokenizer, **components, **others)
