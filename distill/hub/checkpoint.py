@@ -151,7 +151,8 @@ def _beside(path: Path) -> Path:
 def verify(checkpoint: Checkpoint) -> None:
     """That all files are there, whole, safetensors, and of classes that are known. Raises UnreadablePrior."""
     index, family = checkpoint.index, checkpoint.family
-    for part in dict.fromkeys((*checkpoint.parts, "text_encoder", "tokenizer", "scheduler")):
+    named = (part for part in ("text_encoder", "tokenizer") if part in index)
+    for part in dict.fromkeys((*checkpoint.parts, *named, "scheduler")):
         if not isinstance(told := index.get(part), list) or len(told) != 2:
             raise UnreadablePrior(f"{checkpoint.folder / INDEX} names no {part}; copy the checkpoint's folder again")
         _check_class(checkpoint, part, *told)

@@ -23,7 +23,7 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     family = checkpoint.family
     parts = {family.network: dtype} | ({"vae": autoencoder_dtype(checkpoint, device, dtype)} if family.latent else {})
-    pipeline = _pipeline(checkpoint, parts)
+    pipeline = _assembled(checkpoint, parts) if family.foreign else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
         network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
@@ -34,7 +34,8 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
 def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
     """A diffusers pipeline of text encoders and tokenizers alone. Raises UnreadablePrior."""
-    pipeline = _pipeline(checkpoint, dict.fromkeys(checkpoint.texts, dtype))
+    parts = dict.fromkeys(checkpoint.texts, dtype)
+    pipeline = _assembled(checkpoint, parts) if checkpoint.family.foreign else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("text_encoder", "lora_te"))
     for part in checkpoint.texts:
         if part.startswith("text_encoder"):
@@ -65,7 +66,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
         others["requires_safety_checker"] = False
     folder = checkpoint.folder
     with readable(checkpoint.weights or folder), quiet():
-        kind = getattr(diffusers, checkpoint.kind, None)  # which there is none of for a foreign network
+        kind = getattr(diffusers, checkpoint.kind)
         if checkpoint.weights:
             told = {"config": str(folder), "local_files_only": True, "torch_dtype": max(parts.values(), key=str)}
             return kind.from_single_file(str(checkpoint.weights), **told, **others)
@@ -74,32 +75,30 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             for name, dtype in parts.items()
             if not name.startswith("tokenizer")
         }
-        if checkpoint.family.foreign:
-            return _assembled(checkpoint, parts, loaded)
         try:
             return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **loaded, **others)
         except ImportError as error:  # of what reads tokenizers that stand there in an older form
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
-def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype], loaded: dict[str, Any]) -> Any:
-    """A pipeline of Stable Diffusion in the place of one that diffusers does not have; nothing else of it is read."""
+def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
+    """Of a class that diffusers does not have: its code, which comes with the checkpoint, is not run."""
     import diffusers
     import transformers
 
-    folder, index = checkpoint.folder, checkpoint.index
-    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder / "scheduler", local_files_only=True)
-    tokenizer = None
-    if "tokenizer" in parts:
-        kind = getattr(transformers, index["tokenizer"][1])
-        tokenizer = kind.from_pretrained(folder / "tokenizer", local_files_only=True)
-    components = {"unet": None, "vae": None, "text_encoder": None, **loaded}
-    others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return diffusers.StableDiffusionPipeline(scheduler=scheduler, tokenizer=tokenizer, **components, **others)
+    index, folder = checkpoint.index, checkpoint.folder
+    with readable(folder), quiet():
+        kinds = {"scheduler": getattr(diffusers, index["scheduler"][1])}
+        if "tokenizer" in parts:
+            kinds["tokenizer"] = getattr(transformers, index["tokenizer"][1])
+        small = {part: kind.from_pretrained(folder / part, local_files_only=True) for part, kind in kinds.items()}
+        networks = {part: _loaded(checkpoint, part, index[part], parts[part]) for part in parts if part not in kinds}
+        absent = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        return diffusers.StableDiffusionPipeline(**(absent | small | networks), requires_safety_checker=False)
 
 
 def _translated(checkpoint: Checkpoint, part: str, name: str, dtype: torch.dtype) -> Any:
-    """A network of diffusers', with weights that have other names in their file."""
+    """A network of diffusers', whose weights have other names in their file."""
     from safetensors.torch import load_file
 
     stored = {key: each for path in weight_files(checkpoint, part) for key, each in load_file(path).items()}
