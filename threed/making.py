@@ -83,12 +83,14 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
         return recipe
 
     from threed.distill.hub import checkpoint, download
+    from threed.multi_view import multi_view
     from threed.single_view import single_view
 
     try:
         if known := checkpoint.hub_id(asked.prior):
             download.fetched(known, Console(stderr=True, highlight=False).print)
-        return single_view(recipe, checkpoint.found(asked.prior).family.guidance)
+        family = checkpoint.found(asked.prior).family
+        return (multi_view if family.views else single_view)(recipe, family.guidance)
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 

@@ -194,7 +194,8 @@ def begun(
             return nerf
         case NeRFConfig(latents=False, lenience=None), NeRF():
             nerf = shape.continued(config, generator)
-            imitate(nerf, shape, generator)
+            if shape.latents:
+                imitate(nerf, shape, generator)
             return nerf
     raise ValueError(f"a {type(config).__name__} cannot begin as {shape}; change the recipe's stages")
 

@@ -4,6 +4,7 @@
     checkpoint      where a named checkpoint's files are, and whether they are whole; nothing heavy is imported for it
     download        what the local cache of the hub lacks, when the user names an id
     families        what tells Stable Diffusion, XL, 3, Flux and DeepFloyd IF apart
+    mvdream         the family that is told cameras: its network, its weights, its cameras
     schedule        how noisy z_t is at time t, by a checkpoint's own scheduler
     words           prompts as numbers, kept on disk, so that text encoders need not stay in memory
     text_to_image   the prior

@@ -6,7 +6,7 @@ Whatever a network predicts is its scheduler's business, see `text_to_image`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from threed.distill.hub import mvdream
+from threed.distill.prior import Pictures
+
 Words = dict[str, Tensor]  # what text encoders say: by what it is for, one row a prompt
 DISTILLED = 3.5  # guidance that networks were taught to give by themselves are told of this one
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A network of a class that diffusers does not have, and what this program makes of it."""
+
+    name: str  # of that class
+    # By its config.json, a network of diffusers' without weights, and what the file calls each of them.
+    blank: Callable[[Mapping[str, Any]], tuple[Any, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class Family:
     guidance: float = 100.0  # scale of score distillation
     half: torch.dtype = torch.float16  # what it was trained or published in
     latent: bool = True  # whether there is an autoencoder
+    views: Callable[[Pictures], Words] | None = None  # what is told of a group that is denoised jointly, beside texts
+    foreign: Foreign | None = None
 
 
 def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
@@ -114,4 +128,13 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
     "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
     "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),
+    "MVDreamPipeline": Family(
+        "MVDream",
+        "unet",
+        _sd_words,
+        mvdream.ask,
+        guidance=50.0,
+        views=mvdream.views,
+        foreign=Foreign(mvdream.CLASS, mvdream.blank),
+    ),
 }

@@ -71,4 +71,6 @@ KNOWN = (
         gated=True,
     ),
     Known("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd IF, first stage, 64 px", 18.1, "DeepFloyd IF", gated=True),
+    Known("ashawkey/mvdream-sd2.1-diffusers", "MVDream, four views together, told cameras, 256 px", 2.6, "OpenRAIL"),
+    Known("dylanebert/mvdream", "the same, a mirror", 2.6, "OpenRAIL"),
 )

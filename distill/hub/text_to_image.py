@@ -5,8 +5,9 @@ comes back, noise, velocity or flow, becomes a `Prediction`. Latents are those o
 its configuration says, and the mean of its posterior: nothing in `encode` is random. Pictures of any size are enlarged
 to the checkpoint's own.
 
-Such a prior is told no cameras: name views in words, see `distill.worded`. Every picture of a group is denoised by
-itself. Normals it takes for pictures, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
+Such a prior is told no cameras, so name views in words, see `distill.worded`, and denoises every picture of a group by
+itself. MVDream is told cameras and denoises the views of a group together, see `mvdream`. Normals are pictures to all
+of them, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ class TextToImage:
         if not isinstance(prompt, str) and len(prompt) != count:
             raise ValueError(f"there are {len(prompt)} prompts for {count} pictures; give one, or one for each")
 
+        views = self.family.views(pictures) if self.family.views else {}
+
         def told(prompt: Prompt) -> Words:
-            return self.reader([prompt] * count if isinstance(prompt, str) else prompt)
+            return self.reader([prompt] * count if isinstance(prompt, str) else prompt) | views
 
         return Conditions(told(prompt), told(""), told(negative) if negative.strip() else None)
 
