@@ -20,8 +20,11 @@ from threed.carved import Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
+from threed.distill.embedded import Reference
 from threed.distill.folder import located
+from threed.distill.hub.novel_view import NovelView
 from threed.distill.prior import Prior
+from threed.novel_view import remark
 from threed.overpaint import projected
 from threed.photograph import Photograph
 from threed.pipeline import deliver, load, report, solidify, staged, warn
@@ -67,6 +70,10 @@ def picture_to_3d(
     if recipe.stages:
         seen = seen or sighted(shape, request, cutout)
         wanted = target(shape.voxels, cutout, seen).to(request.device)
+        if isinstance(prior, NovelView):
+            with run.log.stage("read"):
+                run.log.note(f"the prior {request.prior!r} is asked as {prior.name} is{remark(recipe.name)}")
+                prior = prior.shown(Reference(told(Cutout(wanted.rgb, wanted.alpha))[None], wanted.camera))
         grown = staged(shape, request, run, prior, wanted)
     else:
         grown = shape

@@ -1,4 +1,4 @@
-"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or the text encoders, never both.
+"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or those that read, never both.
 
 Importing diffusers takes seconds, so it waits until here is called; nothing here reaches for the network.
 """
@@ -13,7 +13,7 @@ from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
 from threed.distill.hub.checkpoint import Checkpoint, header
 
-__all__ = ["denoiser", "quiet", "text_encoders"]
+__all__ = ["denoiser", "image_encoder", "quiet", "text_encoders"]
 
 
 def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -23,7 +23,7 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     family = checkpoint.family
     parts = {family.network: dtype} | ({"vae": autoencoder_dtype(checkpoint, device, dtype)} if family.latent else {})
-    pipeline = _pipeline(checkpoint, parts)
+    pipeline = _assembled(checkpoint, parts) if family.shown else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
         network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
@@ -40,6 +40,18 @@ def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
         if part.startswith("text_encoder"):
             getattr(pipeline, part).to(device).eval().requires_grad_(False)
     return pipeline
+
+
+def image_encoder(checkpoint: Checkpoint, device: torch.device) -> tuple[Any, Any]:
+    """CLIP's network of pictures, in float32, and what brings pictures into its form. Raises UnreadablePrior."""
+    import transformers
+
+    part = "image_encoder"
+    with readable(checkpoint.folder), quiet():
+        network = _loaded(checkpoint, part, checkpoint.index[part], torch.float32)
+        folder = checkpoint.folder / "feature_extractor"
+        processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    return network.to(device).eval().requires_grad_(False), processor
 
 
 def autoencoder_dtype(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -78,6 +90,22 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **loaded, **others)
         except ImportError as error:  # of what reads tokenizers that stand there in an older form
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
+
+
+def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
+    """Of a class that diffusers does not have: its code, which comes with the checkpoint, is not run."""
+    import diffusers
+
+    index = checkpoint.index
+    with readable(checkpoint.folder), quiet():
+        if (kind := getattr(diffusers, name := index["scheduler"][1], None)) is None:
+            raise ValueError(f"diffusers has no {name}")
+        scheduler = kind.from_pretrained(checkpoint.folder / "scheduler", local_files_only=True)
+        networks = {part: _loaded(checkpoint, part, index[part], dtype) for part, dtype in parts.items()}
+        absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        return diffusers.StableDiffusionPipeline(
+            **networks, **absent, scheduler=scheduler, requires_safety_checker=False
+        )
 
 
 def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
