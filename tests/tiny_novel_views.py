@@ -16,7 +16,7 @@ LAYOUTS = {  # by the class of the pipeline: the component of the linear map, wh
 
 
 def write(folder: Path, kind: str = "Zero123Pipeline", **changed):
-    """A checkpoint, random weights; returns its networks by the names of their components."""
+    """A checkpoint, random weights; returns its components by name, and weight and bias of the linear map."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=16,
@@ -32,9 +32,7 @@ def write(folder: Path, kind: str = "Zero123Pipeline", **changed):
         "unet": tiny_checkpoints.unet(channels=8, context=CONTEXT, out_channels=4),
         "scheduler": tiny_checkpoints.scheduler(clip_sample=False),
         "image_encoder": CLIPVisionModelWithProjection(config).eval(),
-        "feature_extractor": CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+        "feature_extractor": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
     } | changed
     for name, part in parts.items():
         part.save_pretrained(folder / name)
@@ -55,4 +53,4 @@ def write(folder: Path, kind: str = "Zero123Pipeline", **changed):
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index))
-    return parts | {"projection": torch.nn.functional.linear, "weight": weights[f"{layer}.weight"], "bias": weights[f"{layer}.bias"]}
+    return parts | {"weight": weights[f"{layer}.weight"], "bias": weights[f"{layer}.bias"]}

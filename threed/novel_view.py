@@ -1,7 +1,7 @@
-"""Recipes of pictures under a prior that knows how other views follow from one, such as Zero-1-to-3: the papers' numbers.
+"""Recipes of pictures under priors that know how other views follow from one, such as Zero-1-to-3.
 
-They are those of `threed/single_view.py`, with what such a prior was trained on: white behind the object, colours and
-no normals, and one lens, for which that of the picture is taken. No view is named in words, for it is told by number.
+The numbers are those of the papers, from `threed/single_view.py`. What such a prior was trained on is added: white
+behind the object, colours and no normals, and one lens for all, that of the picture. Views are not named in words.
 """
 
 from __future__ import annotations
