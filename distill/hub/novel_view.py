@@ -61,8 +61,8 @@ class NovelView:
     """Such a checkpoint as a prior; make one with `load`, and show it a picture before it is asked for conditions."""
 
     base: TextToImage  # network, autoencoder and schedule
-    weight: Float[Tensor, "context E4"]  # of the linear map
-    bias: Float[Tensor, "context"]
+    weight: Float[Tensor, "K N"]  # of the linear map, from what CLIP says and the camera
+    bias: Float[Tensor, "K"]
     stable: bool
     seen: Seen | None = field(default=None, repr=False)
     kinds: tuple[str, ...] = field(default=("albedo", "shaded"), init=False)
