@@ -27,6 +27,7 @@ from threed.cli import main
 from threed.distill.anneal import Anneal
 from threed.distill.conditions import reference_picture
 from threed.distill.embedded import Reference
+from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import checkpoint, components, download, novel_view
 from threed.distill.hub.known import KNOWN
 from threed.distill.prior import Pictures, Prior, guide
@@ -275,6 +276,18 @@ def test_clip_is_freed_once_it_has_read(both, monkeypatch):
     prior = unseen.shown(Reference(picture(), FRONT))
     assert [each() for each in kept] == [None]
     assert prior.seen
+
+
+def test_a_clip_that_lacks_a_weight(original, tmp_path):
+    """Its file was whole; what is in it shows when it is read."""
+    shutil.copytree(original[0], tmp_path / "zero123")
+    path = tmp_path / "zero123" / "image_encoder" / "model.safetensors"
+    weights = load_file(path)
+    del weights[next(name for name in weights if name.endswith("pre_layrnorm.weight"))]
+    save_file(weights, path)
+    prior = novel_view.load(checkpoint.found(str(tmp_path / "zero123")), "cpu", torch.float32)
+    with pytest.raises(UnreadablePrior, match=r"zero123: the weights lack '.*pre_layrnorm.weight'"):
+        prior.shown(Reference(picture(), FRONT))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from threed.single_view import single_view
 from threed.viewpoint import Viewpoint
 from threed.views import Views
 
-# Liu et al., as threestudio has it: 12, 8, then 4 views of a step, from 10 degrees below to 80 above.
+# Liu et al., as threestudio has it: 12, 8, then 4 views a step, from 10 degrees below to 80 above.
 SEVERAL = {"zero123": Views(count=4, elevation=(-10.0, 80.0))}
 TWO = ("magic123", "dreamcraft3d")  # whose papers have a prior of words beside the one of views
 
