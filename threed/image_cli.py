@@ -62,6 +62,8 @@ Recipes, as threed/recipes.py has them:
   dreamcraft3d  a volume, its surface by its normals, its texture by bootstrapped distillation
 The last four have a prior judge the sides that the picture does not show. The embedded prior does so by the words of
 --prompt alone: it does not know how another view follows from a picture, and without words it has little to say.
+Zero-1-to-3 and Stable-Zero123 do know (docs/priors.md). magic123 and dreamcraft3d have two priors in their papers, of
+words and of views; here the one of --prior judges alone.
 
 For example:
   threed image chair.png
@@ -70,6 +72,7 @@ For example:
   threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
   threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens
   threed image chair.png --prompt "a wooden chair" --recipe magic123 --resume    # go on where it was stopped
+  threed image chair.png --recipe zero123 --device cuda --prior sd:ashawkey/zero123-xl-diffusers
 """
 
 

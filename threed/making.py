@@ -84,15 +84,35 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
 
     from threed.distill.hub import checkpoint, download
     from threed.multi_view import multi_view
+    from threed.novel_view import novel_view
     from threed.single_view import single_view
 
     try:
         if known := checkpoint.hub_id(asked.prior):
             download.fetched(known, Console(stderr=True, highlight=False).print)
         family = checkpoint.found(asked.prior).family
+        if family.shown:
+            return novel_view(recipe, family.guidance, shown_by(recipe, asked).fov)
         return (multi_view if family.views else single_view)(recipe, family.guidance)
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
+
+
+def shown_by(recipe: Recipe, asked: Text | Picture) -> Picture:
+    """What was asked, where a prior that is told a picture can do it. Raises Mistake."""
+    from threed.distill.losses import LOSSES, NEGATIVE
+    from threed.image_cli import Picture
+
+    if recipe.wants != "picture" or not isinstance(asked, Picture):
+        raise Mistake(
+            f"the prior {asked.prior!r} is told a picture, and hears no words; use threed image, or a text-to-image "
+            "checkpoint, see: threed prior list"
+        )
+    words = {"--lora": asked.lora is not None, "--negative": bool(asked.negative.strip())}
+    words[f"--loss {asked.loss}"] = LOSSES.get(asked.loss or "") in NEGATIVE
+    for flag in (flag for flag, given in words.items() if given):
+        raise Mistake(f"{flag} belongs to priors that hear words, and {asked.prior!r} is told a picture; leave it out")
+    return asked
 
 
 def lora_of(asked: Text | Picture) -> str | None:

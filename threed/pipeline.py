@@ -16,7 +16,7 @@ from torch import Tensor
 from threed import pictures
 from threed.distill.embedded import Embedded
 from threed.distill.folder import located
-from threed.distill.hub import text_to_image
+from threed.distill.hub import novel_view, text_to_image
 from threed.distill.hub.checkpoint import found, is_checkpoint
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
@@ -218,7 +218,10 @@ def load(request: Request) -> Prior:
     if not is_checkpoint(request.prior):
         return kept(Embedded.load)(located(request.prior), request.device)
     try:
-        prior = text_to_image.load(found(request.prior, request.lora), request.device)
+        checkpoint = found(request.prior, request.lora)
+        if checkpoint.family.shown:
+            return novel_view.load(checkpoint, request.device)
+        prior = text_to_image.load(checkpoint, request.device)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
     except ValueError as error:

@@ -32,8 +32,9 @@ PRIOR_HELP = (
 )
 LIST_HELP = """Say which diffusion priors there are.
 
-The embedded one came with the program. Of the others, text-to-image checkpoints that others trained, the first command
-that names one downloads it, and says so; nothing is downloaded for this list.
+The embedded one came with the program. Of the others, checkpoints of text-to-image and, for threed image, of
+picture-to-view networks that others trained, the first command that names one downloads it, and says so; nothing is
+downloaded for this list.
 
 For example:
   threed text "a barrel" --recipe dreamfusion --device cuda --prior sd:stable-diffusion-v1-5/stable-diffusion-v1-5

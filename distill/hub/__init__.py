@@ -1,4 +1,4 @@
-"""Text-to-image checkpoints in diffusers' layout, as priors: `text_to_image.load(checkpoint.found(name))`.
+"""Checkpoints in diffusers' layout, as priors: `text_to_image.load(checkpoint.found(name))`.
 
     known           what is on the hub, for `threed prior list`
     checkpoint      where a named checkpoint's files are, and whether they are whole; nothing heavy is imported for it
@@ -8,6 +8,7 @@
     schedule        how noisy z_t is at time t, by a checkpoint's own scheduler
     words           prompts as numbers, kept on disk, so that text encoders need not stay in memory
     text_to_image   the prior
+    novel_view      one that is told a picture in the place of words: Zero-1-to-3, Stable-Zero123
 
 Checkpoints are files of strangers: weights are read from safetensors alone, and no code that comes with them is run.
 """

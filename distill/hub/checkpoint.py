@@ -24,8 +24,6 @@ PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 LATER = {  # of the field, by the class that their model_index.json names
     "MVDreamStableDiffusionPipeline": "MVDream in another layout",
-    "Zero123Pipeline": "Zero-1-to-3",
-    "StableZero123Pipeline": "Stable-Zero123",
     "Zero123PlusPipeline": "Zero123++",
     "MVDiffusionImagePipeline": "Wonder3D",
     "StableDiffusionImageVariationPipeline": "image variations",
@@ -39,7 +37,13 @@ CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast"),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "feature_extractor": ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    "clip_camera_projection": ("CLIPCameraProjection",),
+    "cc_projection": ("CCProjection",),
 }
+OWN = ("clip_camera_projection", "cc_projection")  # whose classes come with them: this program has its own instead
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Checkpoint:
     @property
     def parts(self) -> tuple[str, ...]:
         """All that is used of it."""
-        return (*self.texts, self.family.network, *(["vae"] if self.family.latent else []))
+        return (*self.texts, *self.family.beside, self.family.network, *(["vae"] if self.family.latent else []))
 
     def variant(self, part: str) -> str | None:
         """What stands between "model" and ".safetensors", such as "fp16"; None where nothing does."""
@@ -158,7 +162,7 @@ def verify(checkpoint: Checkpoint) -> None:
         _check_class(checkpoint, part, *told)
         if not any((checkpoint.folder / part).glob("*.json")):
             raise UnreadablePrior(f"there is nothing in {checkpoint.folder / part}; copy the checkpoint's folder again")
-        if not checkpoint.weights and not part.startswith(("tokenizer", "scheduler")):
+        if not checkpoint.weights and not part.startswith(WEIGHTLESS):
             for path in weight_files(checkpoint, part):
                 header(path)
     if checkpoint.weights and family.foreign:
@@ -169,6 +173,10 @@ def verify(checkpoint: Checkpoint) -> None:
         _check_shapes(checkpoint, family.network, index[family.network][1])
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
+    if family.shown:
+        from threed.distill.hub.novel_view import check
+
+        check(checkpoint)
 
 
 def _check_class(checkpoint: Checkpoint, part: str, library: object, name: object) -> None:
@@ -178,7 +186,7 @@ def _check_class(checkpoint: Checkpoint, part: str, library: object, name: objec
     foreign = checkpoint.family.foreign if part == checkpoint.family.network else None
     known = (foreign.name,) if foreign else CLASSES.get(group)
     fits = name in known if known else str(name).endswith("Scheduler") and hasattr(diffusers, str(name))
-    if not fits or not (foreign or library in ("diffusers", "transformers")):
+    if not fits or not (foreign or part in OWN or library in ("diffusers", "transformers")):
         wanted = " or ".join(known or ["a scheduler of diffusers"])
         raise UnreadablePrior(
             f"{checkpoint.folder} has a {library}.{name} for its {part}, and it has to be {wanted}; "

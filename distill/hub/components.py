@@ -1,4 +1,4 @@
-"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or the text encoders, never both.
+"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or those that read, never both.
 
 Importing diffusers takes seconds, so it waits until here is called; nothing here reaches for the network.
 """
@@ -13,7 +13,7 @@ from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
 from threed.distill.hub.checkpoint import Checkpoint, blank, header, weight_files
 
-__all__ = ["denoiser", "quiet", "text_encoders"]
+__all__ = ["denoiser", "image_encoder", "quiet", "text_encoders"]
 
 
 def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -23,7 +23,8 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     family = checkpoint.family
     parts = {family.network: dtype} | ({"vae": autoencoder_dtype(checkpoint, device, dtype)} if family.latent else {})
-    pipeline = _assembled(checkpoint, parts) if family.foreign else _pipeline(checkpoint, parts)
+    apart = family.foreign or family.shown
+    pipeline = _assembled(checkpoint, parts) if apart else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
         network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
@@ -41,6 +42,18 @@ def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
         if part.startswith("text_encoder"):
             getattr(pipeline, part).to(device).eval().requires_grad_(False)
     return pipeline
+
+
+def image_encoder(checkpoint: Checkpoint, device: torch.device) -> tuple[Any, Any]:
+    """CLIP's network of pictures, in float32, and what brings pictures into its form. Raises UnreadablePrior."""
+    import transformers
+
+    part = "image_encoder"
+    with readable(checkpoint.folder), quiet():
+        network = _loaded(checkpoint, part, checkpoint.index[part], torch.float32)
+        folder = checkpoint.folder / "feature_extractor"
+        processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    return network.to(device).eval().requires_grad_(False), processor
 
 
 def autoencoder_dtype(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> torch.dtype:

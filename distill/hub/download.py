@@ -14,6 +14,7 @@ from threed.distill.folder import UnreadablePrior
 SITE = "https://huggingface.co"
 SMALL = (".json", ".txt", ".model")  # suffixes of configurations and tokenizers
 PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+READERS = ("image_encoder", "feature_extractor")  # of what is told a picture: others have such folders for other uses
 
 
 def cached(name: str) -> Path:
@@ -71,7 +72,11 @@ def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
 
 def needed(files: Iterable[str]) -> list[str]:
     """Which of a repository's files are used: of two precisions the half. Raises UnreadablePrior for pickles alone."""
-    inside = [each for each in files if each.count("/") == 1 and each.split("/")[0].rstrip("_23") in PARTS]
+    from threed.distill.hub.checkpoint import OWN
+
+    below = [each for each in files if each.count("/") == 1]
+    parts = (*PARTS, *READERS, *OWN) if any(each.startswith(OWN) for each in below) else PARTS
+    inside = [each for each in below if each.split("/")[0].rstrip("_23") in parts]
     small = [each for each in inside if each.endswith(SMALL) and not _variant(each)]
     chosen = ["model_index.json", *small]
     for part in sorted({each.split("/")[0] for each in inside}):

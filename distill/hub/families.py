@@ -1,4 +1,4 @@
-"""What tells text-to-image checkpoints apart: what their text encoders say, and how their networks are asked.
+"""What tells checkpoints apart: what their text encoders say, if they have any, and how their networks are asked.
 
 A family goes by the class of diffusers' pipeline that `model_index.json` names; fine-tunes have their ancestor's.
 Whatever a network predicts is its scheduler's business, see `text_to_image`.
@@ -42,6 +42,8 @@ class Family:
     latent: bool = True  # whether there is an autoencoder
     views: Callable[[Pictures], Words] | None = None  # what is told of a group that is denoised jointly, beside texts
     foreign: Foreign | None = None
+    shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
+    beside: tuple[str, ...] = ()  # components that read it
 
 
 def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
@@ -122,6 +124,19 @@ def _ask_flux(
     return pixel_shuffle(output.mT.reshape(patches.shape), 2)
 
 
+def _ask_beside(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    """Latents of a picture stand beside z_t (Liu et al. 2023, arXiv 2303.11328, section 3.2)."""
+    del side
+    both = torch.cat([z_t, words["reference"]], dim=1)
+    return network(both, timestep, encoder_hidden_states=words["context"], return_dict=False)[0]
+
+
+def _no_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    raise ValueError(f"this checkpoint is told a picture, and cannot read {prompt!r}")
+
+
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", "unet", _sd_words, _ask_unet),
     "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "unet", _sdxl_words, _ask_sdxl),
@@ -137,4 +152,19 @@ FAMILIES: dict[str, Family] = {
         views=mvdream.views,
         foreign=Foreign(mvdream.CLASS, mvdream.blank),
     ),
+    **{
+        kind: Family(
+            "Zero-1-to-3 and Stable-Zero123",
+            "unet",
+            _no_words,
+            _ask_beside,
+            guidance=5.0,
+            shown=True,
+            beside=("image_encoder", "feature_extractor", projection),
+        )
+        for kind, projection in (
+            ("Zero123Pipeline", "clip_camera_projection"),
+            ("Zero1to3StableDiffusionPipeline", "cc_projection"),
+        )
+    },
 }

@@ -1,4 +1,4 @@
-"""Text-to-image checkpoints of the hub that are known to be of use, for `threed prior list`.
+"""Checkpoints of the hub that are known to be of use, for `threed prior list`.
 
 The ids that papers of 2022 to 2024 name are gone: runwayml/stable-diffusion-v1-5 since 2024,
 stabilityai/stable-diffusion-2-1 since 2025. Those here are mirrors where it says so. Nothing was downloaded to make
@@ -73,4 +73,11 @@ KNOWN = (
     Known("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd IF, first stage, 64 px", 18.1, "DeepFloyd IF", gated=True),
     Known("ashawkey/mvdream-sd2.1-diffusers", "MVDream, four views together, told cameras, 256 px", 2.6, "OpenRAIL"),
     Known("dylanebert/mvdream", "the same, a mirror", 2.6, "OpenRAIL"),
+    Known("ashawkey/zero123-xl-diffusers", "Zero-1-to-3 XL, other views of a picture, 256 px", 2.5, "MIT"),
+    Known(
+        "ashawkey/stable-zero123-diffusers",
+        "Stable-Zero123, other views of a picture, 256 px",
+        2.5,
+        "Stability AI Non-Commercial Research Community",  # of the weights; that copy says MIT
+    ),
 )

@@ -130,8 +130,12 @@ class Autoencoder:
         return (mean.to(picture.dtype) - self.shift) * self.scale
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P 3 H W"]:
-        z = latents / self.scale + self.shift
-        return self.network.decode(z.to(self.network.dtype), return_dict=False)[0].to(latents.dtype)
+        z = self.unscaled(latents).to(self.network.dtype)
+        return self.network.decode(z, return_dict=False)[0].to(latents.dtype)
+
+    def unscaled(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P C h w"]:
+        """As the network itself has them."""
+        return latents / self.scale + self.shift
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:
