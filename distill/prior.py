@@ -10,7 +10,7 @@ Guidance has one convention: `null + scale * (positive - null)` on the clean lat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -33,6 +33,8 @@ class Pictures:
     cameras: Cameras  # C of them
     kinds: tuple[str, ...]  # what is drawn: "albedo", "shaded", "normal"
     background: Float[Tensor, "3"]  # the plain colour behind the object, display sRGB in [0, 1]
+    # What they are of, for priors that are steered by its shape: as the cameras see it now, in about so many pixels.
+    scene: Callable[[int], Render] | None = None
 
     def __len__(self) -> int:
         return len(self.kinds) * len(self.cameras)

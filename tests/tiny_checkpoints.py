@@ -85,6 +85,15 @@ def unet(channels: int = 4, context: int = 16, **settings) -> diffusers.UNet2DCo
     ).eval()
 
 
+def controlnet(unet: diffusers.UNet2DConditionModel, channels=(8, 8), **settings) -> diffusers.ControlNetModel:
+    """Beside this UNet; what it adds is not zero, as it is before any training."""
+    found = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels, **settings).eval()
+    for name, weight in found.named_parameters():
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+            torch.nn.init.normal_(weight, std=0.3)
+    return found
+
+
 def scheduler(kind: str = "DDIMScheduler", **settings):
     told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     return getattr(diffusers, kind)(**(told | settings))

@@ -11,6 +11,8 @@ import tyro
 from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
+    ControlName,
+    ControlStrength,
     Device,
     Folder,
     Formats,
@@ -50,6 +52,8 @@ class Edit:
     seed: Seed = 0
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     steps: Steps = None
     format: Formats = ("glb", "obj")

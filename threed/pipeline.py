@@ -16,8 +16,9 @@ from torch import Tensor
 from threed import pictures
 from threed.distill.embedded import Embedded
 from threed.distill.folder import located
-from threed.distill.hub import text_to_image
+from threed.distill.hub import controlnet, text_to_image
 from threed.distill.hub.checkpoint import found, is_checkpoint
+from threed.distill.hub.steered import Steered
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -220,6 +221,9 @@ def load(request: Request) -> Prior:
         prior = text_to_image.load(found(request.prior, request.lora), request.device)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+        if control := request.control:
+            folder = controlnet.found(control.name)
+            return Steered(prior, controlnet.load(folder, control.kind, control.strength, prior))
     except ValueError as error:
         raise Mistake(str(error)) from error
     return prior

@@ -163,7 +163,7 @@ def verify(checkpoint: Checkpoint) -> None:
     if checkpoint.weights:
         header(checkpoint.weights)
     else:
-        _check_shapes(checkpoint, family.network, index[family.network][1])
+        check_shapes(checkpoint, family.network, index[family.network][1])
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
 
@@ -229,7 +229,7 @@ def header(path: Path) -> dict[str, list[int]]:
         raise UnreadablePrior(f"cannot use {path}: {error}; copy or download it again") from error
 
 
-def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
+def check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
     """That the network's weights are those of the architecture that its configuration says."""
     import torch
 

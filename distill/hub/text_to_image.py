@@ -63,9 +63,7 @@ class TextToImage:
         height, width = image.shape[1:3]
         if height != width:
             raise ValueError(f"pictures are {width} x {height}; render square ones")
-        picture, side = pixels(image), (self.image_size, self.image_size)
-        if height != self.image_size:
-            picture = interpolate(picture, side, mode="bilinear", antialias=height > self.image_size)
+        picture = sized(pixels(image), self.image_size)
         return self.autoencoder.encode(picture) if self.autoencoder else picture
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
@@ -129,6 +127,13 @@ class Autoencoder:
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P 3 H W"]:
         z = latents / self.scale + self.shift
         return self.network.decode(z.to(self.network.dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def sized(picture: Float[Tensor, "P C S S"], side: int) -> Float[Tensor, "P C side side"]:
+    """The same in so many pixels a side."""
+    if picture.shape[-1] == side:
+        return picture
+    return interpolate(picture, (side, side), mode="bilinear", antialias=picture.shape[-1] > side)
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:
