@@ -63,6 +63,7 @@ class Conditions:
     null: Any
     negative: Any | None = None  # guidance leads away from it; without one, away from `null`
     aside: tuple[tuple[Any, Float[Tensor, "P"]], ...] = ()  # what else to lead away from, and how strongly: Perp-Neg
+    bare: tuple[Any, float] | None = None  # told less still than null, and the scale at which all are led away from it
 
 
 @runtime_checkable
@@ -151,7 +152,7 @@ def guide(
     rescale: float = 0.0,
 ) -> Prediction:
     """Classifier-free guidance, `null + scale * (positive - null)`; a negative condition stands in for null."""
-    if scale == 1.0 and not conditions.aside:
+    if scale == 1.0 and not conditions.aside and not conditions.bare:
         return prior.denoise(z_t, t, conditions.positive)
     clean = guided(*asked(prior, z_t, t, conditions), scale, rescale)
     return prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
@@ -166,6 +167,10 @@ def asked(
     delta = positive - null and perp_i the part of aside_i - null that is orthogonal to delta,
 
         positive - sum_i weight_i perp_i.
+
+    Both are led away from `bare`, where there is one (Brooks et al. 2023, arXiv 2211.09800, eq. 3): by its scale s,
+
+        x + (s - 1) (null - bare).
     """
     positive = prior.denoise(z_t, t, conditions.positive).clean
     null = prior.denoise(z_t, t, conditions.null if conditions.negative is None else conditions.negative).clean
@@ -173,6 +178,10 @@ def asked(
     for condition, weight in conditions.aside:
         other = prior.denoise(z_t, t, condition).clean - null
         positive = positive - weight.to(other)[:, None, None, None] * perpendicular(other, delta)
+    if conditions.bare:
+        condition, scale = conditions.bare
+        led = (scale - 1) * (null - prior.denoise(z_t, t, condition).clean)
+        return positive + led, null + led
     return positive, null
 
 

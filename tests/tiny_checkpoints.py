@@ -130,6 +130,19 @@ def xl(folder: Path) -> diffusers.StableDiffusionXLPipeline:
     )
 
 
+def pix2pix(folder: Path) -> diffusers.StableDiffusionInstructPix2PixPipeline:
+    return diffusers.StableDiffusionInstructPix2PixPipeline(
+        vae=vae(),
+        text_encoder=clip(),
+        tokenizer=tokenizer(folder),
+        unet=unet(in_channels=8),
+        scheduler=scheduler(clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def sd3(folder: Path) -> diffusers.StableDiffusion3Pipeline:
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
@@ -207,6 +220,7 @@ MAKERS = {
     "sd": sd,
     "sd-v": lambda folder: sd(folder, prediction_type="v_prediction", rescale_betas_zero_snr=True),
     "xl": xl,
+    "pix2pix": pix2pix,
     "sd3": sd3,
     "flux": flux,
     "if": deepfloyd,

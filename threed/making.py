@@ -92,7 +92,9 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
             download.fetched(known, tell)
         if control and (known := controlnet.hub_id(control.name)):
             controlnet.fetched(known, tell)
-        return single_view(recipe, checkpoint.found(asked.prior).family.guidance)
+        family = checkpoint.found(asked.prior).family
+        recipe = single_view(recipe, family.guidance)
+        return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 
@@ -230,10 +232,16 @@ def check_checkpoint(request: Request) -> None:
     from threed.distill.folder import UnreadablePrior
     from threed.distill.hub import controlnet
     from threed.distill.hub.checkpoint import found, verify
+    from threed.recipes import STARTS
 
     try:
         base = found(request.prior, request.lora)
         verify(base)
+        if base.family.edits and (request.recipe.start in STARTS or request.picture):
+            raise Mistake(
+                f"{request.prior!r} is {base.family.about}, which changes what is there; use threed edit, or give "
+                "threed text a mesh with --start"
+            )
         if request.control:
             controlnet.verify(controlnet.found(request.control.name), base)
     except UnreadablePrior as error:

@@ -18,6 +18,7 @@ from threed.distill.embedded import Embedded
 from threed.distill.folder import located
 from threed.distill.hub import controlnet, text_to_image
 from threed.distill.hub.checkpoint import found, is_checkpoint
+from threed.distill.hub.instruct import Original
 from threed.distill.hub.steered import Steered
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
@@ -218,9 +219,14 @@ def load(request: Request) -> Prior:
     if not is_checkpoint(request.prior):
         return kept(Embedded.load)(located(request.prior), request.device)
     try:
-        prior = text_to_image.load(found(request.prior, request.lora), request.device)
+        base = found(request.prior, request.lora)
+        prior = text_to_image.load(base, request.device)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+        if base.family.edits:
+            asset = read(request.recipe.start)
+            before = replace(asset, mesh=normalised(asset.mesh))
+            return Steered(prior, Original.of(before, request.device))
         if control := request.control:
             folder = controlnet.found(control.name)
             return Steered(prior, controlnet.load(folder, control.kind, control.strength, prior))

@@ -7,6 +7,9 @@
     schedule        how noisy z_t is at time t, by a checkpoint's own scheduler
     words           prompts as numbers, kept on disk, so that text encoders need not stay in memory
     text_to_image   the prior
+    steered         that, shown something beside what it denoises
+    controlnet      ControlNets, which are shown the scene's depth or normals
+    instruct        InstructPix2Pix, which is shown the original
 
 Checkpoints are files of strangers: weights are read from safetensors alone, and no code that comes with them is run.
 """

@@ -6,7 +6,7 @@ lets the checkpoint's network, or an adapted one, see it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -92,4 +92,4 @@ def showing(told: Conditions, shown: Tensor) -> Conditions:
 
     negative = None if told.negative is None else beside(told.negative)
     aside = tuple((beside(words), weight) for words, weight in told.aside)
-    return Conditions(beside(told.positive), beside(told.null), negative, aside)
+    return replace(told, positive=beside(told.positive), null=beside(told.null), negative=negative, aside=aside)

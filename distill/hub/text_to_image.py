@@ -121,8 +121,11 @@ class Autoencoder:
         return Autoencoder(network, mean, config.scaling_factor / std)
 
     def encode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
-        mean = self.network.encode(picture.to(self.network.dtype)).latent_dist.mode()
-        return (mean.to(picture.dtype) - self.shift) * self.scale
+        return (self.mode(picture) - self.shift) * self.scale
+
+    def mode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
+        """The most likely of the posterior, which is its mean, neither shifted nor scaled."""
+        return self.network.encode(picture.to(self.network.dtype)).latent_dist.mode().to(picture.dtype)
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P 3 H W"]:
         z = latents / self.scale + self.shift
