@@ -22,11 +22,12 @@ from threed.distill.score import Shown
 from threed.distill.sds import SDS
 from threed.distill.vsd import lesson
 from threed.distill.worded import Worded
+from threed.particles import Particles
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Mesh
-from threed.renderers.volume import Render
-from threed.train import encoded
+from threed.renderers.volume import Rays, Render
+from threed.train import encoded, observed
 
 SIZE = 64
 
@@ -250,3 +251,33 @@ def test_views_in_words_and_adapters_are_steered_too(checkpoints):
     lesson(adapter, z_t, conditions.positive, seeded()).backward()
     assert any(weight.grad.any() for weight in adapter.weights.values())
     assert not any(weight.requires_grad for weight in steered.sight.network.parameters())
+
+
+class Picture(torch.nn.Module):
+    """A scene that is one grey, and remembers of what sizes it was asked to be."""
+
+    def __init__(self, grey):
+        super().__init__()
+        self.grey, self.sizes = grey, []
+
+    def render(self, cameras, size=None, generator=None):
+        self.sizes.append(size)
+        shape = len(cameras), size or 8, size or 8
+        return Render(*(torch.full((*shape, channels), self.grey) for channels in (3, 3, 1, 1, 3)))
+
+
+def test_a_surface_is_looked_at_again_and_of_several_the_one_that_was_shown():
+    scenes = Particles([Picture(k / 8) for k in range(8)])
+    for step in range(6):
+        generator = seeded(step)
+        again = generator.clone_state()
+        render = scenes.render(orbit(1), generator=generator)
+        shown = scenes.shown
+        fine = observed(scenes, orbit(1), render, again, 16)
+        assert fine.alpha.shape == (1, 16, 16, 1)
+        assert fine.alpha[0, 0, 0] == render.alpha[0, 0, 0]
+        assert scenes.shown == shown
+        assert torch.equal(observed(scenes, orbit(1), render, again, 12).alpha, fine.alpha[:, :12, :12])
+        assert observed(scenes, orbit(1), render, again, 8) is render
+    volume = replace(render, rays=object.__new__(Rays))
+    assert observed(scenes, orbit(1), volume, again, 16) is volume

@@ -1,6 +1,7 @@
 """ControlNets and InstructPix2Pix on the command line, from a mesh to a mesh, and everything that can be wrong."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -8,22 +9,31 @@ from pathlib import Path
 
 import pytest
 import tiny_checkpoints
+import torch
+from PIL import Image
 from tiny_assets import box
 
 from threed import paint, pictures
-from threed.cli import main
-from threed.distill.hub import controlnet, download
+from threed.cli import Text, checked, main
+from threed.distill.folder import SHIPPED, UnreadablePrior
+from threed.distill.hub import checkpoint, controlnet, download
+from threed.distill.hub.instruct import Original
 from threed.distill.hub.known import CONTROLS
+from threed.edit_cli import Edit, as_text
 from threed.exporters import glb
 from threed.recipes import RECIPES, AssetSettings
+from threed.renderers import surface
+from threed.run import Control
 from threed.single_view import PAPERS
+from threed.start import begin
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A mesh, a Stable Diffusion checkpoint, and ControlNets beside it."""
+    """A mesh, Stable Diffusion, ControlNets for it and for another, and InstructPix2Pix."""
     folder = tmp_path_factory.mktemp("original")
     base = tiny_checkpoints.write(folder / "sd", "sd")
+    tiny_checkpoints.write(folder / "pix2pix", "pix2pix")
     other = tiny_checkpoints.unet(context=24)
     for name, unet in (("depth", base.unet), ("other-normal", other)):
         tiny_checkpoints.controlnet(unet).save_pretrained(folder / name, safe_serialization=True)
@@ -40,7 +50,7 @@ def here(original, tmp_path, monkeypatch):
     small = AssetSettings(faces=300, texture_size=64, grid=24, smoothing=2)
     for name in ("repaint", "latent-paint"):
         monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], asset=small))
-    monkeypatch.setitem(PAPERS, "repaint", (replace(PAPERS["repaint"][0], resolution=16),))
+        monkeypatch.setitem(PAPERS, name, (replace(PAPERS[name][0], resolution=16),))
     monkeypatch.setattr(paint, "TEACHING_STEPS", 5)
     monkeypatch.setattr("threed.machine.set_threads", lambda: 1)
     monkeypatch.setattr(pictures, "turntable", partial(pictures.turntable, frames=2, size=32))
@@ -73,26 +83,65 @@ def looked(monkeypatch):
 
 
 def test_a_mesh_is_painted_by_a_checkpoint_that_sees_its_depth(here, monkeypatch):
+    """In the checkpoint's 16 pixels a side, not in the scene's 8 latents."""
     sizes = looked(monkeypatch)
-    edit = ["edit", "box.glb", "a barrel", "--prior", SD, *STEPS, "--control", "depth"]
-    assert main([*edit, "--output", "one"]) == 0
+    assert main([*LATENT, "--control", "depth", "--output", "one"]) == 0
     assert Path("one/asset.glb").stat().st_size > 1000
     assert {tuple(size) for size in sizes} == {(1, 16, 16, 1)}
     told = json.loads(Path("one/recipe.json").read_text())["control"]
     assert told == {"kind": "depth", "name": "depth", "strength": 1.0}
-    assert main([*edit, "--control-strength", "0.5", "--output", "one", "--resume"]) == 2  # another recipe
+    assert main([*LATENT, "--control", "depth", "--control-strength", "0.5", "--output", "one", "--resume"]) == 2
 
 
-def test_of_several_particles_the_one_that_is_shown_steers(here, monkeypatch):
-    """It is looked at once more, in the checkpoint's 16 pixels a side, not the scene's 8 latents."""
-    sizes, renders, own = looked(monkeypatch), [], paint.Painted.render
-    monkeypatch.setattr(paint.Painted, "render", lambda self, *told: renders.append(id(self)) or own(self, *told))
-    told = ["--control", "normal:depth", "--loss", "vsd", "--particles", "3", "--steps", "4", "--output", "many"]
-    assert main([*LATENT, *told]) == 0
-    looks = renders[: 2 * 5]  # 4 steps, and the look at the last state
-    assert looks[::2] == looks[1::2]
-    assert len({*looks}) > 1
-    assert {tuple(size) for size in sizes} == {(1, 16, 16, 1)}
+def test_edits_are_steered_too(here):
+    asked = Edit(Path("box.glb"), "a barrel", prior=SD, control="normal:depth", control_strength=0.5)
+    request = checked(Text(**as_text(asked)))
+    assert request.control == Control("normal", "depth", 0.5)
+    assert request.recipe.name == "repaint"
+
+
+def test_an_asset_is_changed_by_an_instruction(here, monkeypatch):
+    """Beside the original, which lies where the scene lies, a solid that begins as it, too."""
+    looks, own = [], Original.conditions
+
+    def seen(self, prior, pictures, told):
+        looks.append((self.asset, pictures))
+        return own(self, prior, pictures, told)
+
+    monkeypatch.setattr(Original, "conditions", seen)
+    edit = ["edit", "box.glb", "make it golden", "--prior", "sd:pix2pix/checkpoint", *STEPS]
+    assert main([*edit, "--output", "golden"]) == 0
+    assert Path("golden/asset.glb").stat().st_size > 1000
+    told = json.loads(Path("golden/recipe.json").read_text())["recipe"]
+    assert told["wording"] is None
+    assert told["stages"][0]["loss"]["scale"] == 7.5
+    asset, shown = looks[0]
+    original = surface.render(asset, shown.cameras, 64, 64)
+    assert torch.equal(shown.scene(64).alpha, original.alpha)
+    solid = begin("box.glb", "", 0, SHIPPED).render(shown.cameras)
+    assert pictures.silhouette_iou(solid.alpha, original.alpha) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["text", "make it golden", "--recipe", "dreamfusion"],
+            "is InstructPix2Pix, which changes what is there; use threed",
+        ),
+        (
+            ["image", "box.png", "--recipe", "zero123"],
+            "is InstructPix2Pix, which changes what is there; use threed edit",
+        ),
+        (
+            ["edit", "box.glb", "make it golden", "--control", "depth"],
+            "is InstructPix2Pix, and --control steers Stable",
+        ),
+    ],
+)
+def test_instructions_want_something_to_change(here, capsys, command, said):
+    Image.new("RGB", (32, 32)).save("box.png")
+    assert said in complaint(capsys, *command, "--prior", "sd:pix2pix/checkpoint")
 
 
 def pickled(folder):
@@ -130,9 +179,10 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("spoil", "said"), WRONG, ids=[f"{k}" for k in range(len(WRONG))])
-def test_a_controlnet_that_cannot_be_used(here, capsys, spoil, said):
+def test_a_controlnet_that_cannot_be_used(here, spoil, said):
     spoil(here / "depth")
-    assert said in complaint(capsys, *LATENT, "--control", "depth")
+    with pytest.raises(UnreadablePrior, match=re.escape(said)):
+        controlnet.verify(controlnet.found("depth"), checkpoint.found(SD))
 
 
 @pytest.mark.parametrize(
