@@ -173,7 +173,7 @@ WRONG = [
     ),
     (
         lambda folder: change(folder / "config.json", cross_attention_dim=24),
-        "is not what its config.json says: 'down_blocks.1.attentions.0",
+        "depth is not what its config.json says: 'down_blocks.1.attentions.0",
     ),
 ]
 

@@ -219,11 +219,11 @@ def load(request: Request) -> Prior:
     if not is_checkpoint(request.prior):
         return kept(Embedded.load)(located(request.prior), request.device)
     try:
-        base = found(request.prior, request.lora)
-        prior = text_to_image.load(base, request.device)
+        checkpoint = found(request.prior, request.lora)
+        prior = text_to_image.load(checkpoint, request.device)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
-        if base.family.edits:
+        if checkpoint.family.edits:
             asset = read(request.recipe.start)
             before = replace(asset, mesh=normalised(asset.mesh))
             return Steered(prior, Original.of(before, request.device))

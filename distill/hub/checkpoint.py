@@ -161,7 +161,7 @@ def verify(checkpoint: Checkpoint) -> None:
     if checkpoint.weights:
         header(checkpoint.weights)
     else:
-        check_shapes(checkpoint, family.network, index[family.network][1])
+        _check_shapes(checkpoint, family.network, index[family.network][1])
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
 
@@ -227,7 +227,7 @@ def header(path: Path) -> dict[str, list[int]]:
         raise UnreadablePrior(f"cannot use {path}: {error}; copy or download it again") from error
 
 
-def check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
+def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
     """That the network's weights are those of the architecture that its configuration says."""
     import torch
 

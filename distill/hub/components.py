@@ -13,7 +13,7 @@ from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
 from threed.distill.hub.checkpoint import Checkpoint, header
 
-__all__ = ["denoiser", "network_of", "quiet", "text_encoders"]
+__all__ = ["denoiser", "quiet", "text_encoders"]
 
 
 def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -70,7 +70,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             told = {"config": str(folder), "local_files_only": True, "torch_dtype": max(parts.values(), key=str)}
             return kind.from_single_file(str(checkpoint.weights), **told, **others)
         loaded = {
-            name: network_of(checkpoint, name, index[name], dtype)
+            name: _loaded(checkpoint, name, index[name], dtype)
             for name, dtype in parts.items()
             if not name.startswith("tokenizer")
         }
@@ -80,7 +80,7 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
-def network_of(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
+def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
     """One network. Raises ValueError where its file lacks a weight, in the place of which there would be noise."""
     import diffusers
     import transformers

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.distill.control import MAPS, ControlKind
+from threed.distill.embedded import complete, quiet
 from threed.distill.folder import UnreadablePrior, readable
-from threed.distill.hub import components, download
-from threed.distill.hub.checkpoint import ID, Checkpoint, check_shapes, header, weight_files
+from threed.distill.hub import download
+from threed.distill.hub.checkpoint import ID, Checkpoint, header, weight_files
 from threed.distill.hub.steered import showing
 from threed.distill.hub.text_to_image import TextToImage, sized
 from threed.distill.prior import Conditions, Pictures
@@ -134,21 +135,39 @@ def check_files(folder: Path) -> None:
     """That its files are there, whole, safetensors, and a ControlNet's. Raises UnreadablePrior."""
     if (kind := _config(folder).get("_class_name")) != CLASS:
         raise UnreadablePrior(f"{folder} is a {kind}, and --control wants a {CLASS}; use another folder")
-    for path in weight_files(*_part(folder)):
-        header(path)
-    check_shapes(*_part(folder), CLASS)
+    stored = {name: shape for path in _weights(folder) for name, shape in header(path).items()}
+    for name, shape in _shapes(folder).items():
+        if stored.get(name) != shape:
+            raise UnreadablePrior(
+                f"the ControlNet {folder} is not what its {CONFIG} says: {name!r} is {stored.get(name)} and should be "
+                f"{shape}; copy the folder again"
+            )
 
 
 def load(folder: Path, kind: ControlKind, strength: float, prior: TextToImage) -> ControlNet:
     """For this prior, beside its network and as precise. Raises UnreadablePrior when a file is at fault."""
-    with readable(folder), components.quiet():
-        network = components.network_of(*_part(folder), ["diffusers", CLASS], prior.network.dtype)
+    from diffusers import ControlNetModel
+
+    told = {"use_safetensors": True, "local_files_only": True, "torch_dtype": prior.network.dtype}
+    with readable(folder), quiet():
+        variant = Checkpoint(folder.parent).variant(folder.name)
+        network, report = ControlNetModel.from_pretrained(folder, variant=variant, output_loading_info=True, **told)
+        complete(report)
     return ControlNet(network.to(prior.network.device).eval().requires_grad_(False), kind, strength)
 
 
-def _part(folder: Path) -> tuple[Checkpoint, str]:
-    """It has the files of one part of a checkpoint, which is the folder around it."""
-    return Checkpoint(folder.parent), folder.name
+def _weights(folder: Path) -> list[Path]:
+    """Its files lie as those of one part of a checkpoint, which is the folder around it."""
+    return weight_files(Checkpoint(folder.parent), folder.name)
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """What its configuration says that its weights are. Raises UnreadablePrior."""
+    from diffusers import ControlNetModel
+
+    with readable(folder), torch.device("meta"):
+        network = ControlNetModel.from_config(_config(folder))
+        return {name: list(value.shape) for name, value in network.state_dict().items()}
 
 
 def _config(folder: Path) -> dict[str, Any]:
