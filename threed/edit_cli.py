@@ -38,6 +38,7 @@ a new texture, as those of palettes do: then it gets new ones.
 For example:
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"
   threed edit chair.glb "a golden throne" --change both --steps 200
+  threed edit chair.glb "make it golden" --device cuda --prior sd:timbrooks/instruct-pix2pix    # by an instruction
 """
 
 

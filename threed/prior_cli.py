@@ -157,8 +157,8 @@ def show() -> None:
 
     size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e9
     lines = ["embedded", f"  single objects, told cameras, 64 px; {size:.2f} GB; licence as this program; here"]
-    flags = {**{each: "sd:" for each in KNOWN}, **{each: "--control " for each in CONTROLS}}
-    for each, flag in flags.items():
+    for each in (*KNOWN, *CONTROLS):
+        flag = "--control " if each in CONTROLS else "sd:"
         gone = f"; in the place of {each.instead_of}, which is gone" if each.instead_of else ""
         gated = ", gated: accept it on the hub" if each.gated else ""
         here = "; in the local cache" if each.here else ""
