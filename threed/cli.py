@@ -25,7 +25,10 @@ from threed.flags import (
     SCALE,
     SEED,
     STEPS,
+    STRENGTH,
     TEXTURE,
+    ControlName,
+    ControlStrength,
     Device,
     Faces,
     Folder,
@@ -128,6 +131,8 @@ class Text:
     ] = None
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -248,6 +253,7 @@ def check_cheaply(asked: Text) -> None:
         "seed": SEED,
         "steps": STEPS,
         "scale": SCALE,
+        "control_strength": STRENGTH,
         "particles": PARTICLES,
         "perp_neg": PERP_NEG,
         "faces": FACES,
@@ -273,6 +279,7 @@ def resolve(asked: Text) -> Request:
         seed=asked.seed,
         prior=asked.prior,
         lora=making.lora_of(asked),
+        control=making.control_of(asked),
         device=device,
         formats=formats,
         recipe=recipe,

@@ -16,7 +16,10 @@ from threed.flags import (
     SCALE,
     SEED,
     STEPS,
+    STRENGTH,
     TEXTURE,
+    ControlName,
+    ControlStrength,
     Device,
     Faces,
     Formats,
@@ -96,6 +99,8 @@ class Picture:
     scale: Scale = None
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -147,7 +152,7 @@ def check_cheaply(asked: Picture) -> None:
     if asked.mask and not asked.remove_background:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
     ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
-    check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV})
+    check_ranges(asked, ranges | {"control_strength": STRENGTH, "elevation": ELEVATION, "fov": FOV})
     check_asset_flags(asked)
 
 
@@ -163,6 +168,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         seed=asked.seed,
         prior=asked.prior,
         lora=making.lora_of(asked),
+        control=making.control_of(asked),
         device=device,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,

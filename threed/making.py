@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from threed.cli import Text
     from threed.image_cli import Picture
     from threed.recipes import Recipe
-    from threed.run import Request, Run
+    from threed.run import Control, Request, Run
 
 
 def recipe_for(what: str, name: str) -> Recipe:
@@ -77,23 +77,28 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
     from threed.distill.folder import UnreadablePrior
     from threed.distill.hub.checkpoint import is_checkpoint
 
+    control = control_of(asked)
     if not is_checkpoint(asked.prior):
-        if asked.lora is not None:
-            raise Mistake(f"--lora belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
+        if flag := "--lora" if asked.lora is not None else "--control" if control else None:
+            raise Mistake(f"{flag} belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
         return recipe
 
-    from threed.distill.hub import checkpoint, download
+    from threed.distill.hub import checkpoint, controlnet, download
     from threed.multi_view import multi_view
     from threed.novel_view import novel_view
     from threed.single_view import single_view
 
+    tell = Console(stderr=True, highlight=False).print
     try:
         if known := checkpoint.hub_id(asked.prior):
-            download.fetched(known, Console(stderr=True, highlight=False).print)
+            download.fetched(known, tell)
+        if control and (known := controlnet.hub_id(control.name)):
+            controlnet.fetched(known, tell)
         family = checkpoint.found(asked.prior).family
         if family.shown:
             return novel_view(recipe, family.guidance, shown_by(recipe, asked).fov)
-        return (multi_view if family.views else single_view)(recipe, family.guidance)
+        recipe = (multi_view if family.views else single_view)(recipe, family.guidance)
+        return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 
@@ -118,6 +123,24 @@ def shown_by(recipe: Recipe, asked: Text | Picture) -> Picture:
 def lora_of(asked: Text | Picture) -> str | None:
     """As a request has it."""
     return None if asked.lora is None else str(asked.lora)
+
+
+def control_of(asked: Text | Picture) -> Control | None:
+    """As a request has it. Raises Mistake for a name that does not say what it is steered by."""
+    if asked.control is None:
+        if asked.control_strength is not None:
+            raise Mistake(f"--control-strength is {asked.control_strength}, and there is no --control; give one")
+        return None
+
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub import controlnet
+    from threed.run import Control
+
+    try:
+        kind, name = controlnet.named(asked.control)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+    return Control(kind, name, 1.0 if asked.control_strength is None else asked.control_strength)
 
 
 def with_flags(recipe: Recipe, asked: Text | Picture) -> Recipe:
@@ -226,12 +249,22 @@ def check_prior(request: Request) -> None:
 
 
 def check_checkpoint(request: Request) -> None:
-    """That a text-to-image checkpoint, and a LoRA, are whole and what they say. Raises Mistake."""
+    """That a text-to-image checkpoint, a LoRA and a ControlNet are whole and what they say. Raises Mistake."""
     from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub import controlnet
     from threed.distill.hub.checkpoint import found, verify
+    from threed.recipes import STARTS
 
     try:
-        verify(found(request.prior, request.lora))
+        base = found(request.prior, request.lora)
+        verify(base)
+        if base.family.edits and (request.recipe.start in STARTS or request.picture):
+            raise Mistake(
+                f"{request.prior!r} is {base.family.about}, which changes what is there; use threed edit, or give "
+                "threed text a mesh with --start"
+            )
+        if request.control:
+            controlnet.verify(controlnet.found(request.control.name), base)
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 

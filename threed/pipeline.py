@@ -16,8 +16,10 @@ from torch import Tensor
 from threed import pictures
 from threed.distill.embedded import Embedded
 from threed.distill.folder import located
-from threed.distill.hub import novel_view, text_to_image
+from threed.distill.hub import controlnet, novel_view, text_to_image
 from threed.distill.hub.checkpoint import found, is_checkpoint
+from threed.distill.hub.instruct import Original
+from threed.distill.hub.steered import Steered
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -224,6 +226,13 @@ def load(request: Request) -> Prior:
         prior = text_to_image.load(checkpoint, request.device)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+        if checkpoint.family.edits:
+            asset = read(request.recipe.start)
+            before = replace(asset, mesh=normalised(asset.mesh))
+            return Steered(prior, Original.of(before, request.device))
+        if control := request.control:
+            folder = controlnet.found(control.name)
+            return Steered(prior, controlnet.load(folder, control.kind, control.strength, prior))
     except ValueError as error:
         raise Mistake(str(error)) from error
     return prior

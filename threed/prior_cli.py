@@ -155,16 +155,17 @@ def main(asked: List | Train | Sample | Evaluate) -> None:
 def show() -> None:
     """`threed prior list`: two lines a prior."""
     from threed.distill.folder import SHIPPED
-    from threed.distill.hub.known import KNOWN
+    from threed.distill.hub.known import CONTROLS, KNOWN
 
     size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e9
     lines = ["embedded", f"  single objects, told cameras, 64 px; {size:.2f} GB; licence as this program; here"]
-    for each in KNOWN:
+    for each in (*KNOWN, *CONTROLS):
+        flag = "--control " if each in CONTROLS else "sd:"
         gone = f"; in the place of {each.instead_of}, which is gone" if each.instead_of else ""
         gated = ", gated: accept it on the hub" if each.gated else ""
         here = "; in the local cache" if each.here else ""
         lines += [
-            f"sd:{each.id}",
+            f"{flag}{each.id}",
             f"  {each.what}; about {each.gigabytes:.1f} GB; licence {each.licence}{gated}{gone}{here}",
         ]
     lines += ["sd:PATH", "  a folder in diffusers' layout, fine-tunes too, or a .safetensors file; --lora adds a LoRA"]

@@ -9,6 +9,9 @@
     words           prompts as numbers, kept on disk, so that text encoders need not stay in memory
     text_to_image   the prior
     novel_view      one that is told a picture in the place of words: Zero-1-to-3, Stable-Zero123
+    steered         that, shown something beside what it denoises
+    controlnet      ControlNets, which are shown the scene's depth or normals
+    instruct        InstructPix2Pix, which is shown the original
 
 Checkpoints are files of strangers: weights are read from safetensors alone, and no code that comes with them is run.
 """

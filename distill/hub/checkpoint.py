@@ -27,8 +27,6 @@ LATER = {  # of the field, by the class that their model_index.json names
     "Zero123PlusPipeline": "Zero123++",
     "MVDiffusionImagePipeline": "Wonder3D",
     "StableDiffusionImageVariationPipeline": "image variations",
-    "StableDiffusionInstructPix2PixPipeline": "InstructPix2Pix",
-    "StableDiffusionControlNetPipeline": "ControlNet",
 }
 # No other code is ever loaded, whatever a model_index.json asks for.
 CLASSES = {

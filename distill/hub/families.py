@@ -44,10 +44,15 @@ class Family:
     foreign: Foreign | None = None
     shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
     beside: tuple[str, ...] = ()  # components that read it
+    edits: bool = False  # whether its prompts say what to change in a picture that it is shown
 
 
 def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
     return {"context": pipeline.encode_prompt([prompt], device, 1, False)[0]}
+
+
+def _pix2pix_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    return {"context": pipeline._encode_prompt([prompt], device, 1, False)}  # the only one that it has
 
 
 def _sdxl_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
@@ -140,6 +145,9 @@ def _no_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", "unet", _sd_words, _ask_unet),
     "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "unet", _sdxl_words, _ask_sdxl),
+    "StableDiffusionInstructPix2PixPipeline": Family(
+        "InstructPix2Pix", "unet", _pix2pix_words, _ask_unet, guidance=7.5, edits=True
+    ),
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
     "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
     "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),

@@ -64,9 +64,7 @@ class TextToImage:
         height, width = image.shape[1:3]
         if height != width:
             raise ValueError(f"pictures are {width} x {height}; render square ones")
-        picture, side = pixels(image), (self.image_size, self.image_size)
-        if height != self.image_size:
-            picture = interpolate(picture, side, mode="bilinear", antialias=height > self.image_size)
+        picture = sized(pixels(image), self.image_size)
         return self.autoencoder.encode(picture) if self.autoencoder else picture
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
@@ -126,8 +124,11 @@ class Autoencoder:
         return Autoencoder(network, mean, config.scaling_factor / std)
 
     def encode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
-        mean = self.network.encode(picture.to(self.network.dtype)).latent_dist.mode()
-        return (mean.to(picture.dtype) - self.shift) * self.scale
+        return (self.mode(picture) - self.shift) * self.scale
+
+    def mode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
+        """The most likely of the posterior, which is its mean, neither shifted nor scaled."""
+        return self.network.encode(picture.to(self.network.dtype)).latent_dist.mode().to(picture.dtype)
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P 3 H W"]:
         z = self.unscaled(latents).to(self.network.dtype)
@@ -136,6 +137,13 @@ class Autoencoder:
     def unscaled(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P C h w"]:
         """As the network itself has them."""
         return latents / self.scale + self.shift
+
+
+def sized(picture: Float[Tensor, "P C S S"], side: int) -> Float[Tensor, "P C side side"]:
+    """The same in so many pixels a side."""
+    if picture.shape[-1] == side:
+        return picture
+    return interpolate(picture, (side, side), mode="bilinear", antialias=picture.shape[-1] > side)
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:
