@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from threed import making
+from threed import making, priors
 from threed.errors import Mistake
 from threed.flags import (
     FACES,
@@ -139,7 +139,7 @@ def checked(asked: Picture) -> tuple[Request, Photograph, Photograph | None]:
     picture = photograph.read(asked.picture)
     mask = photograph.read(asked.mask) if asked.mask else None
     request = resolve(asked, picture, mask)
-    making.check_prior(request)
+    priors.check_prior(request)
     check_start(request)
     return request, picture, mask
 
@@ -167,8 +167,8 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
         prior=asked.prior,
-        lora=making.lora_of(asked),
-        control=making.control_of(asked),
+        lora=priors.lora_of(asked),
+        control=priors.control_of(asked),
         device=device,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,

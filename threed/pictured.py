@@ -28,7 +28,8 @@ from threed.errors import Mistake
 from threed.novel_view import remark
 from threed.overpaint import projected
 from threed.photograph import Photograph
-from threed.pipeline import deliver, load, report, solidify, staged, warn
+from threed.pipeline import deliver, report, solidify, staged, warn
+from threed.priors import load
 from threed.reference import Target
 from threed.renderers.mesh import Asset
 from threed.renderers.projection import Projection

@@ -14,12 +14,6 @@ import torch
 from torch import Tensor
 
 from threed import pictures
-from threed.distill.embedded import Embedded
-from threed.distill.folder import located
-from threed.distill.hub import controlnet, novel_view, text_to_image
-from threed.distill.hub.checkpoint import found, is_checkpoint
-from threed.distill.hub.instruct import Original
-from threed.distill.hub.steered import Steered
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -32,13 +26,13 @@ from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
-from threed.kept import kept
 from threed.latents import Latents
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
 from threed.overpaint import overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig
 from threed.particles import Particles, check_room
+from threed.priors import load
 from threed.recipes import STARTS, AssetSettings, Stage
 from threed.reference import Target
 from threed.renderers import surface
@@ -210,32 +204,6 @@ def own(path: str) -> Asset:
     except ValueError as error:
         raise Mistake(f"cannot paint {path!r}: {error}") from error
     return replace(asset, mesh=normalised(asset.mesh))
-
-
-def load(request: Request) -> Prior:
-    """The prior that a request names; of a checkpoint of others, the prompts are read now, and its text encoders gone.
-
-    Raises Mistake for a checkpoint that cannot be used after all, and for too long a prompt.
-    """
-    if not is_checkpoint(request.prior):
-        return kept(Embedded.load)(located(request.prior), request.device)
-    try:
-        checkpoint = found(request.prior, request.lora)
-        if checkpoint.family.shown:
-            return novel_view.load(checkpoint, request.device)
-        prior = text_to_image.load(checkpoint, request.device)
-        wording = request.recipe.wording
-        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
-        if checkpoint.family.edits:
-            asset = read(request.recipe.start)
-            before = replace(asset, mesh=normalised(asset.mesh))
-            return Steered(prior, Original.of(before, request.device))
-        if control := request.control:
-            folder = controlnet.found(control.name)
-            return Steered(prior, controlnet.load(folder, control.kind, control.strength, prior))
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-    return prior
 
 
 def solidify(shape: Shape, request: Request) -> Asset:

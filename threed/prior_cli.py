@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import making
+from threed import priors
 from threed.errors import Mistake, unknown
 from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
 from threed.flags import SEED, check_device, check_output, check_ranges, said
@@ -277,4 +277,4 @@ def check_prior(prompt: str, name: str) -> None:
     from threed.recipes import RECIPES
     from threed.run import Request
 
-    making.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))
+    priors.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))
