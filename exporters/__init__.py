@@ -28,13 +28,6 @@ def export(asset: Asset, path: Path | str) -> None:
         files.write(path.with_name(name), content)
 
 
-def centre(asset: Asset) -> Asset:
-    """With the middle of its box at the origin."""
-    vertices = asset.mesh.vertices
-    middle = (vertices.amin(0) + vertices.amax(0)) / 2
-    return replace(asset, mesh=asset.mesh.with_vertices(vertices - middle))
-
-
 def place(asset: Asset, height: float) -> Asset:
     """Stand the asset on the ground: `height` metres tall, centred in x and z, its lowest point at y = 0."""
     vertices = asset.mesh.vertices

@@ -16,7 +16,7 @@ from threed.flags import HEIGHT, TEXTURE, check_ranges, make_folder, said
 
 if TYPE_CHECKING:
     from threed.exporters.package import Package, Wanted
-    from threed.renderers.mesh import Asset
+    from threed.renderers.mesh import Asset, Mesh
 
 FACES = (4, 2_000_000)
 LONGEST = 255  # bytes of a file's name, on all systems
@@ -34,7 +34,8 @@ Presets, as exporters/presets.py has them:
   roblox   20,000, watertight, textures of 1024, the origin in its middle
   print    watertight, its overlapping parts made one; OBJ, PLY and STL in millimetres with +Z up
 
-Levels of detail are files NAME_lod1 ... with textures of their own, half as large each time.
+Colliders that a file has of its own are kept, under the names that the preset's engine looks for; --collider makes new
+ones. Levels of detail are files NAME_lod1 ... with textures of their own, half as large each time.
 
 For example:
   threed export outputs/a-wooden-barrel-0 --preset godot --output game/barrel.glb
@@ -58,7 +59,8 @@ class Export:
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it is")] = None
     lods: Annotated[bool, said("Leave the levels of detail out.", "off")] = True
     collider: Annotated[
-        str | None, said("none, hull, or parts: up to 16 convex ones that follow the shape.", "the preset's")
+        str | None,
+        said("none, hull, or parts: up to 16 convex ones that follow the shape.", "its own, or the preset's"),
     ] = None
     watertight: Annotated[bool, said("Close it, whatever it takes.", "where the preset does")] = False
     normal_map: Annotated[bool, said("Bake the shape that simplification takes away.", "off")] = False
@@ -77,9 +79,9 @@ def main(asked: Export) -> None:
     from threed.machine import set_threads
 
     set_threads()
-    asset = own(source)
+    asset, own = read(source)
     try:
-        package = packed(asset, wanted)
+        package = packed(asset, wanted, own)
     except ValueError as error:
         raise Mistake(f"cannot export {str(source)!r}: {error}") from error
     check_names(package, output, source)
@@ -145,12 +147,12 @@ def check_length(output: Path) -> None:
         )
 
 
-def own(source: Path) -> Asset:
-    """Raises Mistake for a file that cannot be read."""
-    from threed.renderers.read import read
+def read(source: Path) -> tuple[Asset, dict[str, Mesh]]:
+    """An asset, and the colliders that the file has for it. Raises Mistake for a file that cannot be read."""
+    from threed.renderers import read
 
     try:
-        return read(source)
+        return read.read(source), read.colliders(source)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
