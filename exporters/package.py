@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from threed.exporters import ENCODERS, closed, glb, gltf
+from threed.exporters import ENCODERS, closed, draco, glb, gltf
 from threed.exporters.collider import convex_parts, hull
 from threed.exporters.occlusion import shaded
 from threed.exporters.presets import Preset
@@ -27,6 +27,7 @@ LARGEST_TEXTURE = 4096  # of a level or a new layout whose charts fit on nothing
 BARE = ".stl"  # the format without a look
 UNITLESS = {".obj", ".ply", ".stl"}  # formats that fix neither axes nor unit
 NAMED = {".glb": glb.encode_files, ".gltf": gltf.encode_files}  # formats in which colliders go by their names
+COMPRESSED = {"draco": draco.encode}  # GLB, for programs that have a decoder
 COLLIDERS = ("none", "hull", "parts")
 CONCAVE = ("-col", "-colonly")  # names of shapes that need not be convex
 Z_UP = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # from +Y up; the front is then on -Y
@@ -47,6 +48,7 @@ class Wanted:
     watertight: bool | None = None  # None: where the preset asks for it
     normal_map: bool = False  # bake the shape that simplification takes away
     occlusion: bool = False  # bake an occlusion map of each file
+    compress: str | None = None  # one of COMPRESSED: beside each GLB another one
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def packed(asset: Asset, wanted: Wanted, own: Mapping[str, Mesh] = glb.NONE) -> 
     found = dict[str, bytes]()
     apart = wanted.preset.collider is None or wanted.suffix not in NAMED
     for name, level in assets.items():
-        found |= encoded(oriented(level, wanted), name, bodies if level is main and not apart else {})
+        named = bodies if level is main and not apart else {}
+        found |= encoded(oriented(level, wanted), name, named)
+        if wanted.compress:
+            small = f"{Path(name).stem}_{wanted.compress}{wanted.suffix}"
+            found[small] = COMPRESSED[wanted.compress](level, named)
+            done.append(f"made {small}, {len(found[small]) / len(found[name]):.0%} as large as {name}")
     if bodies and apart:
         found |= encoded_colliders(list(bodies.values()), main, wanted)
     return Package(found, assets, done)

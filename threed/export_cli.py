@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +67,9 @@ class Export:
     watertight: Annotated[bool, said("Close it, whatever it takes.", "where the preset does")] = False
     normal_map: Annotated[bool, said("Bake the shape that simplification takes away.", "off")] = False
     occlusion: Annotated[bool, said("Bake an occlusion map: dark where little light gets in.", "off")] = False
+    compress: Annotated[
+        str | None, said("draco: beside each GLB a smaller one, NAME_draco.glb, that needs a decoder.", "off")
+    ] = None
 
 
 def main(asked: Export) -> None:
@@ -104,7 +109,7 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
 
     from threed.check_cli import preset_of
     from threed.exporters import ENCODERS
-    from threed.exporters.package import COLLIDERS, Wanted
+    from threed.exporters.package import COLLIDERS, COMPRESSED, Wanted
 
     preset = preset_of(asked.preset)
     assert preset
@@ -120,6 +125,8 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
     if suffix not in ENCODERS:
         raise Mistake(f"--output is {str(output)!r}; its name must end with one of {', '.join(ENCODERS)}")
     check_length(output)
+    if asked.compress is not None:
+        check_compression(asked.compress, COMPRESSED, suffix)
     return (
         Wanted(
             preset=preset,
@@ -133,9 +140,22 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
             watertight=asked.watertight or None,
             normal_map=asked.normal_map,
             occlusion=asked.occlusion,
+            compress=asked.compress,
         ),
         output.with_suffix(suffix),
     )
+
+
+def check_compression(name: str, known: Iterable[str], suffix: str) -> None:
+    """That there is such a one, that it is of a GLB, and that its package is there. Raises Mistake."""
+    if name not in known:
+        raise unknown("compression", name, known)
+    if suffix != ".glb":
+        raise Mistake(
+            f"--compress {name} makes a second GLB, and --output ends with {suffix}; use .glb or leave it out"
+        )
+    if find_spec("DracoPy") is None:
+        raise Mistake('--compress draco needs the package DracoPy; pip install "threed-assets[compress]"')
 
 
 def check_length(output: Path) -> None:
