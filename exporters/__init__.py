@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from threed.exporters import files, glb, gltf, obj, ply, stl
+from threed.exporters import files, glb, gltf, obj, ply, stl, usdz
 from threed.renderers.mesh import Asset
 
 # The bytes of a file by its name, after those of the files that it names: whoever sees it finds them.
@@ -16,6 +16,7 @@ ENCODERS: dict[str, Callable[[Asset, str], dict[str, bytes]]] = {
     ".obj": obj.encode_files,
     ".ply": ply.encode_files,
     ".stl": stl.encode_files,
+    ".usdz": usdz.encode_files,
 }
 
 

@@ -25,8 +25,8 @@ LONGEST = 255  # bytes of a file's name, on all systems
 HELP = """Make of an asset what an engine wants: mended, within its budget, on the ground, with what belongs to it.
 
 WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ, PLY, STL. The suffix of --output chooses the
-format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl. Faces that are double, have no area or
-face inward are always mended; NAME_report.json beside the output says what was done and what threed check finds then.
+format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl, .usdz. Faces that are double, have no
+area or face inward are always mended; NAME_report.json beside the output says what was done and what check finds then.
 
 Presets, as exporters/presets.py has them:
   web      50,000 triangles
@@ -187,9 +187,11 @@ def check_names(package: Package, output: Path, source: Path) -> None:
 def report(asked: Export, package: Package, output: Path) -> dict[str, Any]:
     """What was asked for, what was done, and what there is now, as plain values."""
     from threed.check_cli import as_json, judged, preset_of
+    from threed.renderers.read import SUFFIXES
 
     preset = preset_of(asked.preset)
-    judgements = [as_json(*judged(output.with_name(name), preset)) for name in package.assets]
+    readable = [output.with_name(name) for name in package.assets if name.endswith(SUFFIXES)]
+    judgements = [as_json(*judged(path, preset)) for path in readable]
     for each in judgements:
         each["file"] = Path(each["file"]).name
     return {
@@ -209,6 +211,6 @@ def summarise(package: Package, told: dict[str, Any], output: Path, name: str) -
     for file, content in package.files.items():
         console.print(f"{output.with_name(file)}  {len(content) / 1000:,.0f} kB")
     console.print(str(output.with_name(name)))
-    for each in told["check"][0]["findings"]:
+    for each in told["check"][0]["findings"] if told["check"] else ():
         if each["severity"] != "note":
             console.print(f"{each['severity']}: {each['message']} ({each['remedy']})")
