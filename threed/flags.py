@@ -54,7 +54,7 @@ LossName = Annotated[
     said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
 ]
 Scale = Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")]
-Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl.")]
+Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl, usdz.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
 ]

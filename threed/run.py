@@ -32,6 +32,7 @@ FILES = (
     "asset.png",
     "asset.ply",
     "asset.stl",
+    "asset.usdz",
     "preview.png",
     "turntable.webp",
     "report.json",
