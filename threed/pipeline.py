@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from threed import pictures
+from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
