@@ -26,6 +26,7 @@ from threed.flags import (
     SEED,
     STEPS,
     TEXTURE,
+    Backends,
     Device,
     Faces,
     Folder,
@@ -139,6 +140,7 @@ class Text:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    backend: Backends = ()
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -266,6 +268,7 @@ def resolve(asked: Text) -> Request:
     formats = making.formats_of(asked.format)
     device = making.device_of(asked.device)
     recipe = making.with_flags(recipe, asked)
+    backends = making.backends_of(asked.backend, device, recipe)
     making.check_negative(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
@@ -274,6 +277,7 @@ def resolve(asked: Text) -> Request:
         prior=asked.prior,
         lora=making.lora_of(asked),
         device=device,
+        backends=backends,
         formats=formats,
         recipe=recipe,
     )

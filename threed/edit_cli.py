@@ -11,6 +11,7 @@ import tyro
 from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
+    Backends,
     Device,
     Folder,
     Formats,
@@ -56,6 +57,7 @@ class Edit:
     texture_size: TextureSize = None
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it was")] = None
     device: Device = "cpu"
+    backend: Backends = ()
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False

@@ -51,6 +51,10 @@ TextureSize = Annotated[
 Faces = Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")]
 Height = Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")]
 Device = Annotated[str, said("Where to compute: cpu, cuda, mps, or auto: a GPU if there is one.")]
+Backends = Annotated[
+    tuple[str, ...],
+    said("Libraries of others in the place of kernels, on CUDA: tinycudann, nerfacc, nvdiffrast.", "none"),
+]
 Watch = Annotated[bool, said("Show the run in the browser while it works, and the asset after it.", "off")]
 Resume = Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")]
 Overwrite = Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")]

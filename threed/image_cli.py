@@ -17,6 +17,7 @@ from threed.flags import (
     SEED,
     STEPS,
     TEXTURE,
+    Backends,
     Device,
     Faces,
     Formats,
@@ -104,6 +105,7 @@ class Picture:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    backend: Backends = ()
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -155,12 +157,14 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
     recipe = making.with_flags(making.recipe_for("picture", asked.recipe), asked)
     formats = making.formats_of(asked.format)
     device = making.device_of(asked.device)
+    backends = making.backends_of(asked.backend, device, recipe)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
         prior=asked.prior,
         lora=making.lora_of(asked),
         device=device,
+        backends=backends,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,
         recipe=recipe,

@@ -67,6 +67,7 @@ class Request:
     prior: str = "embedded"  # or a folder, or sd: and a checkpoint of others
     lora: str | None = None  # a file that is added to that
     device: str = "cpu"
+    backends: tuple[str, ...] = ()  # libraries of others, see renderers.external
     formats: tuple[str, ...] = ("glb", "obj")
     picture: Source | None = None
     version: str = __version__
