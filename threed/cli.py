@@ -26,6 +26,7 @@ from threed.flags import (
     SEED,
     STEPS,
     TEXTURE,
+    VRAM,
     Backends,
     Device,
     Faces,
@@ -42,6 +43,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Vram,
     Watch,
     check_asset_flags,
     check_ranges,
@@ -141,6 +143,7 @@ class Text:
     height: Height = None
     device: Device = "cpu"
     backend: Backends = ()
+    vram: Vram = None
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -237,6 +240,7 @@ def checked(asked: Text) -> Request:
     check_cheaply(asked)
     request = resolve(asked)
     making.check_prior(request)
+    request = making.within(request, asked.vram)
     making.check_start(request)
     making.check_particles(request)
     return request
@@ -255,6 +259,7 @@ def check_cheaply(asked: Text) -> None:
         "faces": FACES,
         "texture_size": TEXTURE,
         "height": HEIGHT,
+        "vram": VRAM,
     }
     check_ranges(asked, ranges)
     check_asset_flags(asked)

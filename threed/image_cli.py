@@ -17,6 +17,7 @@ from threed.flags import (
     SEED,
     STEPS,
     TEXTURE,
+    VRAM,
     Backends,
     Device,
     Faces,
@@ -32,6 +33,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Vram,
     Watch,
     check_asset_flags,
     check_ranges,
@@ -106,6 +108,7 @@ class Picture:
     height: Height = None
     device: Device = "cpu"
     backend: Backends = ()
+    vram: Vram = None
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -134,6 +137,7 @@ def checked(asked: Picture) -> tuple[Request, Photograph, Photograph | None]:
     mask = photograph.read(asked.mask) if asked.mask else None
     request = resolve(asked, picture, mask)
     making.check_prior(request)
+    request = making.within(request, asked.vram)
     check_start(request)
     return request, picture, mask
 
@@ -146,7 +150,7 @@ def check_cheaply(asked: Picture) -> None:
     if asked.mask and not asked.remove_background:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
     ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
-    check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV})
+    check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV, "vram": VRAM})
     check_asset_flags(asked)
 
 

@@ -221,6 +221,21 @@ def check_prior(request: Request) -> None:
         raise Mistake(str(error)) from error
 
 
+def within(request: Request, gigabytes: float | None) -> Request:
+    """The request with settings that fit into so much memory. Raises Mistake where none does."""
+    if gigabytes is None:
+        return request
+    from threed.distill.folder import UnreadablePrior
+    from threed.memory import planned
+
+    told = request.prior, request.lora, request.device
+    try:
+        recipe, thrift = planned(request.recipe, *told, gigabytes)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+    return replace(request, recipe=recipe, thrift=thrift)
+
+
 def check_checkpoint(request: Request) -> None:
     """That a text-to-image checkpoint, and a LoRA, are whole and what they say. Raises Mistake."""
     from threed.distill.folder import UnreadablePrior

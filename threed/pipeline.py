@@ -33,6 +33,7 @@ from threed.isosurface import best, extract, surface_colour
 from threed.kept import kept
 from threed.latents import Latents
 from threed.machine import peak_memory
+from threed.memory import applied
 from threed.nerf import NeRF, NeRFConfig
 from threed.overpaint import overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig
@@ -108,6 +109,8 @@ def staged(
 ) -> Shape | None:
     """What the recipe's stages make of a start, by a prior, by what a picture shows, or by both."""
     done = dict[str, Any]()
+    if request.thrift:
+        run.log.note(str(request.thrift))
     if request.recipe.wording and prior:
         prior = Worded(prior, request.recipe.wording)
     with using(request.backends, run.log.note):
@@ -219,7 +222,7 @@ def load(request: Request) -> Prior:
     if not is_checkpoint(request.prior):
         return kept(Embedded.load)(located(request.prior), request.device)
     try:
-        prior = text_to_image.load(found(request.prior, request.lora), request.device)
+        prior = applied(text_to_image.load(found(request.prior, request.lora), request.device), request.thrift)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
     except ValueError as error:
