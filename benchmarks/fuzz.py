@@ -99,7 +99,8 @@ def whole(folder: Path) -> None:
     mesh = hull(torch.randn(24, 3).numpy())
     uvs, picture = torch.rand(12, 2), torch.rand(8, 8, 3)
     faces = torch.randint(12, (len(mesh.faces), 3))
-    asset = Asset("it", Mesh(mesh.vertices, mesh.faces), uvs, faces, Material(picture, roughness_metallic=torch.rand(8, 8, 2)))
+    material = Material(picture, roughness_metallic=torch.rand(8, 8, 2))
+    asset = Asset("it", Mesh(mesh.vertices, mesh.faces), uvs, faces, material)
     files = {"it.glb": glb.encode(asset, {"it-convcolonly": mesh})}
     for encoder, name in ((gltf, "it.gltf"), (obj, "it.obj"), (ply, "it.ply"), (stl, "it.stl")):
         files |= encoder.encode_files(asset, name)

@@ -102,6 +102,7 @@ def main() -> None:
         rows[-1] |= {"psnr_opaque": round(colour_psnr(ours, theirs), 2), "iou": round(iou, 4)}
         shown += compared(ours, theirs)
     kept("threejs", {"three": revision, "size": SIZE, "views": VIEWS, "assets": rows})
+    RUNS.mkdir(parents=True, exist_ok=True)
     sheet(torch.cat(shown), columns=VIEWS).save(RUNS / "threejs.png")
     table = Table(*rows[0])
     for row in rows:
