@@ -6,6 +6,8 @@ UVs follow glTF: u right, v down, in [0, 1] over the whole texture. In texels th
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 import xatlas
@@ -19,6 +21,7 @@ MOST_FACES = 60_000  # xatlas 0.0.11 takes minutes for more, and ended the proce
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
 MOST_WORK = 2**28  # texels to look at for overlaps
+_LATEST: deque[xatlas.Atlas] = deque(maxlen=2)
 
 
 def unwrap(mesh: Mesh, texture_size: int, gutter: int = 4) -> tuple[Float[Tensor, "T 2"], Int[Tensor, "F 3"]]:
@@ -68,7 +71,7 @@ def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"
     vertices = mesh.vertices.detach().cpu().numpy()
     # xatlas leaves out triangles below 1e-7 square units, so make the units small.
     size = np.ptp(vertices, axis=0).max()
-    atlas = xatlas.Atlas()
+    atlas = _atlas()
     atlas.add_mesh((vertices * (100 / size)).astype(np.float32), mesh.faces.cpu().numpy().astype(np.uint32))
     atlas.generate()
     _, indices, uvs = atlas.get_mesh(0)
@@ -79,7 +82,7 @@ def _packed(
     flat: Float[np.ndarray, "T 2"], uv_faces: Int[np.ndarray, "F 3"], scale: float, gutter: int
 ) -> tuple[Float[np.ndarray, "S 2"], Int[np.ndarray, "F 3"], int]:
     """The same charts at `scale` texels per unit, in texels, and the side of the square they need."""
-    atlas = xatlas.Atlas()
+    atlas = _atlas()
     atlas.add_uv_mesh(flat.astype(np.float32), uv_faces.astype(np.uint32))
     options = xatlas.PackOptions()
     options.padding = gutter
@@ -87,6 +90,17 @@ def _packed(
     atlas.generate(pack_options=options)
     _, indices, uvs = atlas.get_mesh(0)
     return uvs * [atlas.width, atlas.height], indices.astype(np.int64), max(atlas.width, atlas.height)
+
+
+def _atlas() -> xatlas.Atlas:
+    """A new one, which is thrown away two others later, when its threads have long been asleep.
+
+    At once would be too early: xatlas 0.0.11 does not hold its lock when it tells its threads to end, so one that is
+    just falling asleep is not woken, and waited for without an end.
+    """
+    atlas = xatlas.Atlas()
+    _LATEST.append(atlas)
+    return atlas
 
 
 def _area(uvs: Float[np.ndarray, "T 2"], uv_faces: Int[np.ndarray, "F 3"]) -> float:

@@ -75,9 +75,9 @@ class Row:
                 other = "one with a picture" if self.kind is Text else "one without a picture"
                 raise Mistake(f"{column} is {cell!r}, and only {other} has that; leave it empty")
             given[flag] = converted(column, cell, FLAGS[self.kind][flag])
-        for flag in ("picture", "mask", "start", "prior"):  # files beside the list
+        for flag in ("picture", "mask", "lora", "start", "prior"):  # files beside the list
             beside = Path(self.home) / str(given.get(flag, ""))
-            if flag in given and (flag in {"picture", "mask"} or beside.exists()):
+            if flag in given and (flag not in {"start", "prior"} or beside.exists()):
                 given[flag] = type(given[flag])(beside)
         if self.kind is Text and "prompt" not in given:
             raise Mistake("there is neither a prompt nor an image; give it one of them")
