@@ -10,7 +10,7 @@ Guidance has one convention: `null + scale * (positive - null)` on the clean lat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -33,6 +33,8 @@ class Pictures:
     cameras: Cameras  # C of them
     kinds: tuple[str, ...]  # what is drawn: "albedo", "shaded", "normal"
     background: Float[Tensor, "3"]  # the plain colour behind the object, display sRGB in [0, 1]
+    # What they are of, for priors that are steered by its shape: as the cameras see it now, in about so many pixels.
+    scene: Callable[[int], Render] | None = None
 
     def __len__(self) -> int:
         return len(self.kinds) * len(self.cameras)
@@ -61,6 +63,7 @@ class Conditions:
     null: Any
     negative: Any | None = None  # guidance leads away from it; without one, away from `null`
     aside: tuple[tuple[Any, Float[Tensor, "P"]], ...] = ()  # what else to lead away from, and how strongly: Perp-Neg
+    bare: tuple[Any, float] | None = None  # told less still than null, and the scale at which all are led away from it
 
 
 @runtime_checkable
@@ -149,7 +152,7 @@ def guide(
     rescale: float = 0.0,
 ) -> Prediction:
     """Classifier-free guidance, `null + scale * (positive - null)`; a negative condition stands in for null."""
-    if scale == 1.0 and not conditions.aside:
+    if scale == 1.0 and not conditions.aside and not conditions.bare:
         return prior.denoise(z_t, t, conditions.positive)
     clean = guided(*asked(prior, z_t, t, conditions), scale, rescale)
     return prediction_from("clean", clean, z_t, *prior.alpha_sigma(t))
@@ -164,6 +167,10 @@ def asked(
     delta = positive - null and perp_i the part of aside_i - null that is orthogonal to delta,
 
         positive - sum_i weight_i perp_i.
+
+    Both are led away from `bare`, where there is one (Brooks et al. 2023, arXiv 2211.09800, eq. 3): by its scale s,
+
+        x + (s - 1) (null - bare).
     """
     positive = prior.denoise(z_t, t, conditions.positive).clean
     null = prior.denoise(z_t, t, conditions.null if conditions.negative is None else conditions.negative).clean
@@ -171,6 +178,10 @@ def asked(
     for condition, weight in conditions.aside:
         other = prior.denoise(z_t, t, condition).clean - null
         positive = positive - weight.to(other)[:, None, None, None] * perpendicular(other, delta)
+    if conditions.bare:
+        condition, scale = conditions.bare
+        led = (scale - 1) * (null - prior.denoise(z_t, t, condition).clean)
+        return positive + led, null + led
     return positive, null
 
 

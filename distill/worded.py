@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -145,7 +145,7 @@ class Worded:
         aside = tuple(
             (told([view] * len(pictures)).positive, weight) for view, weight in zip(views, weights, strict=True)
         )
-        return Conditions(asked.positive, asked.null, asked.negative, aside)
+        return replace(asked, aside=aside)
 
     def adapter(self, rank: int, rate: float, seed: int) -> Adapter:
         """Of the prior it holds; raises ValueError where that has none."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from threed.exporters import files, glb, gltf, obj, ply, stl
+from threed.exporters import files, glb, gltf, obj, ply, stl, usdz
 from threed.renderers.mesh import Asset
 
 # The bytes of a file by its name, after those of the files that it names: whoever sees it finds them.
@@ -16,6 +16,7 @@ ENCODERS: dict[str, Callable[[Asset, str], dict[str, bytes]]] = {
     ".obj": obj.encode_files,
     ".ply": ply.encode_files,
     ".stl": stl.encode_files,
+    ".usdz": usdz.encode_files,
 }
 
 
@@ -26,13 +27,6 @@ def export(asset: Asset, path: Path | str) -> None:
         raise ValueError(f"cannot write {path.suffix!r}; use one of {sorted(ENCODERS)}")
     for name, content in ENCODERS[path.suffix.lower()](asset, path.name).items():
         files.write(path.with_name(name), content)
-
-
-def centre(asset: Asset) -> Asset:
-    """With the middle of its box at the origin."""
-    vertices = asset.mesh.vertices
-    middle = (vertices.amin(0) + vertices.amax(0)) / 2
-    return replace(asset, mesh=asset.mesh.with_vertices(vertices - middle))
 
 
 def place(asset: Asset, height: float) -> Asset:

@@ -47,7 +47,11 @@ def encode(asset: Asset, colliders: Mapping[str, Mesh] = NONE) -> bytes:
 
     Colliders are nodes beside the asset's, by name, without material, normals and UVs.
     """
-    tree, blobs, images = parts(asset, colliders)
+    return bound(*parts(asset, colliders))
+
+
+def bound(tree: dict[str, Any], blobs: list[bytes], images: dict[str, bytes]) -> bytes:
+    """One file of what `parts` gives."""
     size = sum(map(len, blobs))
     views: list[dict[str, object]] = tree["bufferViews"]
     for image, content in zip(tree.get("images", []), images.values(), strict=True):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from threed.exporters import ENCODERS, centre, closed, glb, gltf
+from threed.exporters import ENCODERS, closed, draco, glb, gltf
 from threed.exporters.collider import convex_parts, hull
 from threed.exporters.occlusion import shaded
 from threed.exporters.presets import Preset
@@ -19,6 +19,7 @@ from threed.exporters.report import verify
 from threed.exporters.simplify import simplify
 from threed.exporters.transfer import refitted
 from threed.exporters.unwrap import MOST_FACES, has_room
+from threed.renderers.document import COLLIDER
 from threed.renderers.mesh import Asset, Material, Mesh
 
 SMALLEST_TEXTURE, PLAIN_TEXTURE = 64, 512  # texels a side: of the last level; of what had a palette only
@@ -26,7 +27,9 @@ LARGEST_TEXTURE = 4096  # of a level or a new layout whose charts fit on nothing
 BARE = ".stl"  # the format without a look
 UNITLESS = {".obj", ".ply", ".stl"}  # formats that fix neither axes nor unit
 NAMED = {".glb": glb.encode_files, ".gltf": gltf.encode_files}  # formats in which colliders go by their names
+COMPRESSED = {"draco": draco.encode}  # GLB, for programs that have a decoder
 COLLIDERS = ("none", "hull", "parts")
+CONCAVE = ("-col", "-colonly")  # names of shapes that need not be convex
 Z_UP = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # from +Y up; the front is then on -Y
 
 
@@ -41,10 +44,11 @@ class Wanted:
     triangles: int | None = None  # at most; None: what the preset has
     texels: int | None = None  # along a side of a new or larger texture; None: what it had, or the preset's most
     lods: bool = True
-    collider: str | None = None  # one of COLLIDERS; None: a hull where the preset has a name for it
+    collider: str | None = None  # one of COLLIDERS; None: its own, else a hull where the preset has a name for it
     watertight: bool | None = None  # None: where the preset asks for it
     normal_map: bool = False  # bake the shape that simplification takes away
     occlusion: bool = False  # bake an occlusion map of each file
+    compress: str | None = None  # one of COMPRESSED: beside each GLB another one
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,14 @@ class Package:
     done: list[str]
 
 
-def packed(asset: Asset, wanted: Wanted) -> Package:
-    """Everything that is to be written. Raises ValueError for what cannot be made fit."""
-    main, done = fitted(replace(asset, name=wanted.name), wanted)
+def packed(asset: Asset, wanted: Wanted, own: Mapping[str, Mesh] = glb.NONE) -> Package:
+    """Everything that is to be written, of an asset and the colliders it has of its own, by their names.
+
+    Raises ValueError for what cannot be made fit.
+    """
+    main, place, done = fitted(replace(asset, name=wanted.name), wanted)
     verify(main, watertight=wants_watertight(wanted))
-    bodies, more = colliders(main, wanted)
+    bodies, more = colliders(main, wanted, {name: place(mesh) for name, mesh in own.items()})
     done += more
     assets = {f"{wanted.name}{wanted.suffix}": main}
     for level in levels(main, wanted) if wanted.lods else ():
@@ -68,11 +75,15 @@ def packed(asset: Asset, wanted: Wanted) -> Package:
         done.append(f"made {level.name}{wanted.suffix} of {len(level.mesh.faces)} triangles")
     found = dict[str, bytes]()
     apart = wanted.preset.collider is None or wanted.suffix not in NAMED
-    named = {collider_name(wanted, number): body for number, body in enumerate(bodies)}
     for name, level in assets.items():
-        found |= encoded(oriented(level, wanted), name, named if level is main and not apart else {})
+        named = bodies if level is main and not apart else {}
+        found |= encoded(oriented(level, wanted), name, named)
+        if wanted.compress:
+            small = f"{Path(name).stem}_{wanted.compress}{wanted.suffix}"
+            found[small] = COMPRESSED[wanted.compress](level, named)
+            done.append(f"made {small}, {len(found[small]) / len(found[name]):.0%} as large as {name}")
     if bodies and apart:
-        found |= encoded_colliders(bodies, main, wanted)
+        found |= encoded_colliders(list(bodies.values()), main, wanted)
     return Package(found, assets, done)
 
 
@@ -80,12 +91,13 @@ def wants_watertight(wanted: Wanted) -> bool:
     return wanted.preset.watertight if wanted.watertight is None else wanted.watertight
 
 
-def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, list[str]]:
-    """Mended, closed if it must be, within the budgets, in its place; and what was done, in words."""
+def fitted(asset: Asset, wanted: Wanted) -> tuple[Asset, Callable[[Mesh], Mesh], list[str]]:
+    """Mended, closed if it must be, within the budgets, in its place; how it got there, and what was done, in words."""
     found, done = repaired(asset)
     mesh, shaping = reshaped(found, wanted)
     found, painting = dressed(found, mesh, wanted)
-    return placed(found, wanted), done + shaping + painting
+    place = placement(found, wanted)
+    return replace(found, mesh=place(found.mesh)), place, done + shaping + painting
 
 
 def reshaped(asset: Asset, wanted: Wanted) -> tuple[Mesh, list[str]]:
@@ -201,21 +213,18 @@ def resized(material: Material, wanted: Wanted) -> Material:
     )
 
 
-def placed(asset: Asset, wanted: Wanted) -> Asset:
-    """At its height, its origin where the preset has it."""
+def placement(asset: Asset, wanted: Wanted) -> Callable[[Mesh], Mesh]:
+    """What brings an asset, and all that belongs to it, to its height and its origin to where the preset has it."""
     low, high = asset.mesh.vertices.amin(0), asset.mesh.vertices.amax(0)
+    scale = torch.ones_like(low[1])
     if wanted.height is not None:
         if not high[1] > low[1]:
             raise ValueError(f"{asset.name!r} is flat, so it has no height to be scaled to; leave --height out")
-        scaled = asset.mesh.vertices * (wanted.height / (high[1] - low[1]))
-        asset = replace(asset, mesh=asset.mesh.with_vertices(scaled))
-    if wanted.preset.pivot == "keep":
-        return asset
-    asset = centre(asset)
-    if wanted.preset.pivot == "centre":
-        return asset
-    vertices = asset.mesh.vertices
-    return replace(asset, mesh=asset.mesh.with_vertices(vertices - vertices.amin(0) * vertices.new_tensor([0, 1, 0])))
+        scale = wanted.height / (high[1] - low[1])
+    middle = (low + high) / 2
+    ground = torch.stack([middle[0], low[1], middle[2]])
+    origin = {"ground": ground, "centre": middle, "keep": torch.zeros_like(low)}[wanted.preset.pivot]
+    return lambda mesh: mesh.with_vertices((mesh.vertices - origin) * scale)
 
 
 def oriented(asset: Asset, wanted: Wanted) -> Asset:
@@ -229,11 +238,13 @@ def oriented(asset: Asset, wanted: Wanted) -> Asset:
     )
 
 
-def colliders(asset: Asset, wanted: Wanted) -> tuple[list[Mesh], list[str]]:
-    """What physics bumps into, and a word about it."""
+def colliders(asset: Asset, wanted: Wanted, own: Mapping[str, Mesh]) -> tuple[dict[str, Mesh], list[str]]:
+    """What physics bumps into, by the names that the engine knows, and a word about it."""
+    if own and wanted.collider is None:
+        return kept(own, wanted)
     kind = wanted.collider or ("hull" if wanted.preset.collider and wanted.suffix in NAMED else "none")
     if kind == "none":
-        return [], []
+        return {}, []
     try:
         found = (
             [hull(asset.mesh.vertices[asset.mesh.faces.unique()].numpy())]
@@ -243,11 +254,30 @@ def colliders(asset: Asset, wanted: Wanted) -> tuple[list[Mesh], list[str]]:
     except ValueError:
         if wanted.collider:
             raise
-        return [], ["left out the collider: it is flat"]
+        return {}, ["left out the collider: it is flat"]
     triangles = sum(len(each.faces) for each in found)
-    return found, [
+    return {collider_name(wanted, number): body for number, body in enumerate(found)}, [
         f"added a collider of {len(found)} convex {'part' if len(found) == 1 else 'parts'}, {triangles} triangles"
     ]
+
+
+def kept(own: Mapping[str, Mesh], wanted: Wanted) -> tuple[dict[str, Mesh], list[str]]:
+    """An asset's own colliders under new names.
+
+    What an engine's names say of a shape (Unreal's UBX_, Godot's -colonly) they go on saying to the same engine. To
+    another one it is convex: the hull stands for what need not have been.
+    """
+    found, hulls = dict[str, Mesh](), 0
+    for number, (old, mesh) in enumerate(own.items()):
+        name = collider_name(wanted, number)
+        told, said = (match.group() if (match := COLLIDER.search(each)) else "" for each in (name, old))
+        if told and told.startswith("-") == said.startswith("-"):
+            name = COLLIDER.sub(said, name)
+        elif told and said in CONCAVE:
+            mesh, hulls = hull(mesh.vertices.numpy()), hulls + 1
+        found[name] = mesh
+    count = f"{len(found)} {'collider' if len(found) == 1 else 'colliders'}"
+    return found, [f"kept its {count}" + (f", {hulls} as a convex hull" if hulls else "")]
 
 
 def collider_name(wanted: Wanted, number: int) -> str:

@@ -68,7 +68,11 @@ def colliders(path: Path | str) -> dict[str, Mesh]:
     path = Path(path)
     found = [each for each in opened(path).primitives if each.is_collider and len(each.faces)]
     checked(found, path)
-    return {each.name: Mesh(torch.from_numpy(each.vertices).float(), torch.from_numpy(each.faces)) for each in found}
+    groups = defaultdict[str, list[Primitive]](list)
+    for each in found:
+        groups[each.name].append(each)
+    bodies = {name: group[0] if len(group) == 1 else _together(group) for name, group in groups.items()}
+    return {name: Mesh(torch.from_numpy(x.vertices).float(), torch.from_numpy(x.faces)) for name, x in bodies.items()}
 
 
 def opened(path: Path | str) -> Document:

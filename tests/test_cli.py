@@ -181,8 +181,11 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             [BARREL, "--recipe", "sketch-shape", "--start", "sphere"],
             "recipe 'sketch-shape' keeps to a shape; use --start with a mesh file, or volume",
         ),
-        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
-        ([BARREL, "--format", "glbb"], "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl"),
+        ([BARREL, "--format", "glb", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl, usdz"),
+        (
+            [BARREL, "--format", "glbb"],
+            "unknown format 'glbb'; did you mean 'glb'\\? known: glb, gltf, obj, ply, stl, usdz",
+        ),
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
         ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: auto, cpu, cuda, mps"),
         ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: auto, cpu, cuda, mps"),

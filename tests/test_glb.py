@@ -369,10 +369,10 @@ def test_a_file_appears_whole_or_not_at_all(asset, tmp_path, monkeypatch):
 
 def test_an_unknown_suffix_names_the_known_ones(asset, tmp_path):
     with pytest.raises(
-        ValueError, match=r"cannot write '.fbx'; use one of \['.glb', '.gltf', '.obj', '.ply', '.stl'\]"
+        ValueError, match=r"cannot write '.fbx'; use one of \['.glb', '.gltf', '.obj', '.ply', '.stl', '.usdz'\]"
     ):
         export(asset, tmp_path / "a.fbx")
-    assert ENCODERS.keys() == {".glb", ".gltf", ".obj", ".ply", ".stl"}
+    assert ENCODERS.keys() == {".glb", ".gltf", ".obj", ".ply", ".stl", ".usdz"}
 
 
 def test_placed_on_the_ground(asset):

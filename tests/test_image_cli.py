@@ -104,7 +104,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         (["chair.png", "--texture-size", "1000"], "--texture-size is 1000; it must be a power of two, for .* 1024"),
         (["chair.png", "--height", "0"], "--height is 0.0; it must lie between 0.001 and 1000"),
         (["chair.png", "--format"], "--format names nothing; give at least one, for example: --format glb"),
-        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl"),
+        (["chair.png", "--format", "fbx"], "unknown format 'fbx'; known: glb, gltf, obj, ply, stl, usdz"),
         (["chair.png", "--resume", "--overwrite"], "--resume and --overwrite contradict each other; give one of them"),
         (
             ["chair.png", "--recipe", "instant"],

@@ -174,3 +174,14 @@ def test_a_volume_goes_on_in_colours_with_the_very_shape_it_had():
     assert agreement(on.render(cameras, 32), nerf.render(cameras, 32))[0] > 25
     with pytest.raises(ValueError, match=r"cannot go on as .*; change resolution, samples, .* alone"):
         nerf.continued(replace(NERF, peak=3.0), seeded(0))
+
+
+def test_a_volume_of_colours_goes_on_as_it_is_with_more_pixels():
+    nerf = NeRF(NERF, seeded(0))
+    with torch.no_grad():
+        nerf.colour.copy_(normal(*nerf.colour.shape).float())
+    on = begun(replace(NERF, resolution=2 * NERF.resolution), nerf, REQUEST)
+    x = 0.5 * normal(50, 3).float()
+    assert torch.equal(on(x).density, nerf(x).density)
+    assert torch.equal(on(x).albedo, nerf(x).albedo)
+    assert on.render(orbit(1)).rgb.shape[1] == 2 * NERF.resolution

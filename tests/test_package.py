@@ -250,6 +250,54 @@ def test_colliders_go_by_the_names_that_engines_look_for(ball, tmp_path):
     assert {"ball.obj", "ball_collider.obj"} <= package.files.keys()
 
 
+def box(size, middle=(0, 0, 0)):
+    return meshed(trimesh.creation.box(size).apply_translation(middle))
+
+
+@pytest.mark.parametrize(
+    ("preset", "names"),
+    [
+        ("godot", ("new_00-convcolonly", "new_01-convcolonly", "new_02-colonly")),
+        ("unreal", ("UCX_new_00", "UBX_new_01", "UCX_new_02")),
+    ],
+)
+def test_colliders_of_its_own_are_kept_in_their_places(preset, names, ball, tmp_path):
+    """Two that are convex, and an L that is not: its hull, for the engine that takes nothing else."""
+    bent = pieces(box((2, 0.5, 2)), box((0.5, 2, 2), (-0.75, 0.75, 0)))
+    own = {"old_00-convcolonly": box((1, 2, 3)), "UBX_old_1": box((1, 1, 1), (2, 0, 0)), "old-colonly": bent}
+    export(ball, tmp_path / "plain.glb")
+    (tmp_path / "old.glb").write_bytes(glb.encode(ball, own))
+    arguments = ["--preset", preset, "--height", "0.5", "--output", str(tmp_path / "new.glb")]
+    assert main(["export", str(tmp_path / "old.glb"), *arguments, "--no-lods"]) == 0
+    found = colliders(tmp_path / "new.glb")
+    assert tuple(found) == names
+    low, high = ball.mesh.vertices.amin(0), ball.mesh.vertices.amax(0)
+    scale = 0.5 / (high[1] - low[1])
+    ground = torch.stack([(low + high)[0] / 2, low[1], (low + high)[2] / 2])
+    for (name, mesh), old in zip(found.items(), own.values(), strict=True):
+        hulled = name == "UCX_new_02"
+        expected = (old.vertices - ground) * scale
+        if not hulled:
+            torch.testing.assert_close(mesh.corners, expected[old.faces], atol=1e-6, rtol=0)
+        assert float(mesh.volume) == pytest.approx(
+            ConvexHull(expected).volume if hulled else float(Mesh(expected, old.faces).volume), rel=1e-4
+        )
+    assert main(["export", str(tmp_path / "old.glb"), *arguments, "--no-lods", "--collider", "hull"]) == 0
+    made = (tmp_path / "new.glb").read_bytes()
+    assert main(["export", str(tmp_path / "plain.glb"), *arguments, "--no-lods"]) == 0
+    assert (tmp_path / "new.glb").read_bytes() == made
+    assert main(["export", str(tmp_path / "old.glb"), *arguments, "--no-lods", "--collider", "none"]) == 0
+    assert colliders(tmp_path / "new.glb") == {}
+
+
+def test_colliders_stand_beside_it_where_an_engine_has_no_name_for_them(ball, tmp_path):
+    package = packed(ball, Wanted(PRESETS["web"], ".glb", "ball"), {"UCX_ball": box((1, 2, 3))})
+    assert [*package.files] == ["ball.glb", "ball_collider.glb"]
+    assert package.done == ["kept its 1 collider"]
+    (tmp_path / "it.glb").write_bytes(package.files["ball_collider.glb"])
+    assert float(read(tmp_path / "it.glb").mesh.volume) == pytest.approx(6)
+
+
 def test_prints_are_in_millimetres_and_stand_on_their_plate(ball, tmp_path):
     tall = painted(trimesh.creation.box((0.1, 0.3, 0.2)))
     package = packed(tall, Wanted(PRESETS["print"], ".stl", "box"))
@@ -261,7 +309,7 @@ def test_prints_are_in_millimetres_and_stand_on_their_plate(ball, tmp_path):
 
 
 def test_every_format_brings_the_shape_back(ball, tmp_path):
-    for suffix in ENCODERS:
+    for suffix in ENCODERS.keys() - {".usdz"}:  # which is not read
         export(ball, tmp_path / f"ball{suffix}")
         again = read(tmp_path / f"ball{suffix}")
         assert again.mesh.is_watertight
@@ -335,7 +383,7 @@ def test_the_command_writes_all_and_says_so(ball, tmp_path, monkeypatch, capsys)
     [
         (["none.glb"], "there is no mesh 'none.glb'"),
         (["it.glb", "--preset", "godott"], "unknown preset 'godott'; did you mean 'godot'?"),
-        (["it.glb", "--output", "it.fbx"], "must end with one of .glb, .gltf, .obj, .ply, .stl"),
+        (["it.glb", "--output", "it.fbx"], "must end with one of .glb, .gltf, .obj, .ply, .stl, .usdz"),
         (["it.glb", "--output", "it.glb"], "--output would replace 'it.glb'"),
         (["it.glb", "--output", "x" * 220 + ".glb"], "bytes too long"),
         (["it.glb", "--faces", "3"], "--faces is 3; it must lie between 4"),

@@ -104,7 +104,7 @@ def test_a_picture_becomes_an_asset(prior, tmp_path, monkeypatch, capsys):
     assert main(first) == 0
     assert "outputs/green-ball-0/mask.png" in capsys.readouterr().out
     folder = tmp_path / "outputs" / "green-ball-0"
-    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "progress.png"}
+    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "progress.png"}
     assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"} - unasked
     for name in SAME:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name

@@ -56,14 +56,15 @@ def test_prompts_alone_and_json(tmp_path: Path) -> None:
 
 def test_every_flag_has_its_type(tmp_path: Path) -> None:
     table = (
-        "prompt,seed,recipe,loss,scale,particles,view words,perp-neg,prior,lora,negative,start,steps,format,faces,"
-        "texture_size,height,device\n"
-        'a barrel,3,dreamfusion,vsd,2.5,2,yes,1,sd:x,wood.safetensors,a chair,sphere,9,"glb, stl",200,64,2,cpu\n'
+        "prompt,seed,recipe,loss,scale,particles,view words,perp-neg,prior,lora,control,control-strength,negative,"
+        "start,steps,format,faces,texture_size,height,device\n"
+        "a barrel,3,dreamfusion,vsd,2.5,2,yes,1,sd:a/b,oil.safetensors,depth:c/d,0.5,a chair,"
+        'sphere,9,"glb, stl",200,64,2,cpu\n'
     )
     (row,) = read(listed(tmp_path, table))
     assert row.asked(Path("x"), overwrite=True) == Text(
-        "a barrel", Path("x"), 3, "dreamfusion", "vsd", 2.5, 2, True, 1.0, "sd:x", tmp_path / "wood.safetensors",
-        "a chair", "sphere", 9, ("glb", "stl"), 200, 64, 2.0, "cpu", overwrite=True,
+        "a barrel", Path("x"), 3, "dreamfusion", "vsd", 2.5, 2, True, 1.0, "sd:a/b", tmp_path / "oil.safetensors",
+        "depth:c/d", 0.5, "a chair", "sphere", 9, ("glb", "stl"), 200, 64, 2.0, "cpu", overwrite=True,
     )  # fmt: skip
 
 

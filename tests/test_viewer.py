@@ -63,7 +63,15 @@ def outputs(tmp_path: Path) -> Path:
     root = tmp_path / "outputs"
     run(root / "a-wooden-barrel-3")
     run(root / "deep" / "er" / "chair", "a chair", "dreamfusion", finished=False)
-    for name in ("rock.glb", "rock_lod1.glb", "rock_lod2.glb", "rock_collision.glb", ".hidden.glb"):
+    for name in (
+        "rock.glb",
+        "rock_draco.glb",
+        "rock_lod1.glb",
+        "rock_lod1_draco.glb",
+        "rock_lod2.glb",
+        "rock_collision.glb",
+        ".hidden.glb",
+    ):
         glb.write(box(), root / name)
     (root / ".secret").mkdir()
     for name in (".secret/key.txt", "notes.html", "a-wooden-barrel-3/.env", "a-wooden-barrel-3/id_rsa"):
@@ -168,7 +176,9 @@ def test_levels_and_colliders_belong_to_their_mesh(site: Site) -> None:
     assert [file["name"] for file in found["downloads"]] == [
         "rock.glb",
         "rock_collision.glb",
+        "rock_draco.glb",
         "rock_lod1.glb",
+        "rock_lod1_draco.glb",
         "rock_lod2.glb",
     ]
 

@@ -85,6 +85,15 @@ def unet(channels: int = 4, context: int = 16, **settings) -> diffusers.UNet2DCo
     ).eval()
 
 
+def controlnet(unet: diffusers.UNet2DConditionModel, channels=(8, 8), **settings) -> diffusers.ControlNetModel:
+    """Beside this UNet; what it adds is not zero, as it is before any training."""
+    found = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels, **settings).eval()
+    for name, weight in found.named_parameters():
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+            torch.nn.init.normal_(weight, std=0.3)
+    return found
+
+
 def scheduler(kind: str = "DDIMScheduler", **settings):
     told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     return getattr(diffusers, kind)(**(told | settings))
@@ -118,6 +127,19 @@ def xl(folder: Path) -> diffusers.StableDiffusionXLPipeline:
         ),
         scheduler=scheduler("EulerDiscreteScheduler"),
         add_watermarker=False,
+    )
+
+
+def pix2pix(folder: Path) -> diffusers.StableDiffusionInstructPix2PixPipeline:
+    return diffusers.StableDiffusionInstructPix2PixPipeline(
+        vae=vae(),
+        text_encoder=clip(),
+        tokenizer=tokenizer(folder),
+        unet=unet(in_channels=8),
+        scheduler=scheduler(clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
@@ -198,6 +220,7 @@ MAKERS = {
     "sd": sd,
     "sd-v": lambda folder: sd(folder, prediction_type="v_prediction", rescale_betas_zero_snr=True),
     "xl": xl,
+    "pix2pix": pix2pix,
     "sd3": sd3,
     "flux": flux,
     "if": deepfloyd,

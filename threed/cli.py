@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import __version__, batch_cli, check_cli, export_cli, image_cli, making, prior_cli, view_cli
+from threed import __version__, batch_cli, check_cli, export_cli, image_cli, making, prior_cli, priors, view_cli
 from threed.edit_cli import EDIT_HELP, Edit, as_text
 from threed.errors import FULL, Failure, Mistake
 from threed.flags import (
@@ -25,7 +25,10 @@ from threed.flags import (
     SCALE,
     SEED,
     STEPS,
+    STRENGTH,
     TEXTURE,
+    ControlName,
+    ControlStrength,
     Device,
     Faces,
     Folder,
@@ -128,6 +131,8 @@ class Text:
     ] = None
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -234,7 +239,7 @@ def checked(asked: Text) -> Request:
     """The whole request, and nothing left that would stop it. Raises Mistake."""
     check_cheaply(asked)
     request = resolve(asked)
-    making.check_prior(request)
+    priors.check_prior(request)
     making.check_start(request)
     making.check_particles(request)
     return request
@@ -248,6 +253,7 @@ def check_cheaply(asked: Text) -> None:
         "seed": SEED,
         "steps": STEPS,
         "scale": SCALE,
+        "control_strength": STRENGTH,
         "particles": PARTICLES,
         "perp_neg": PERP_NEG,
         "faces": FACES,
@@ -272,7 +278,8 @@ def resolve(asked: Text) -> Request:
         negative=" ".join(asked.negative.split()) or recipe.negative,
         seed=asked.seed,
         prior=asked.prior,
-        lora=making.lora_of(asked),
+        lora=priors.lora_of(asked),
+        control=priors.control_of(asked),
         device=device,
         formats=formats,
         recipe=recipe,

@@ -11,6 +11,8 @@ import tyro
 from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
+    ControlName,
+    ControlStrength,
     Device,
     Folder,
     Formats,
@@ -36,6 +38,7 @@ a new texture, as those of palettes do: then it gets new ones.
 For example:
   threed edit outputs/a-wooden-barrel-0 "a purple barrel"
   threed edit chair.glb "a golden throne" --change both --steps 200
+  threed edit chair.glb "make it golden" --device cuda --prior sd:timbrooks/instruct-pix2pix    # by an instruction
 """
 
 
@@ -50,6 +53,8 @@ class Edit:
     seed: Seed = 0
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     steps: Steps = None
     format: Formats = ("glb", "obj")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,15 +18,15 @@ from threed.flags import HEIGHT, TEXTURE, check_ranges, make_folder, said
 
 if TYPE_CHECKING:
     from threed.exporters.package import Package, Wanted
-    from threed.renderers.mesh import Asset
+    from threed.renderers.mesh import Asset, Mesh
 
 FACES = (4, 2_000_000)
 LONGEST = 255  # bytes of a file's name, on all systems
 HELP = """Make of an asset what an engine wants: mended, within its budget, on the ground, with what belongs to it.
 
 WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ, PLY, STL. The suffix of --output chooses the
-format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl. Faces that are double, have no area or
-face inward are always mended; NAME_report.json beside the output says what was done and what threed check finds then.
+format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl, .usdz. Faces that are double, have no
+area or face inward are always mended; NAME_report.json beside the output says what was done and what check finds then.
 
 Presets, as exporters/presets.py has them:
   web      50,000 triangles
@@ -34,7 +36,8 @@ Presets, as exporters/presets.py has them:
   roblox   20,000, watertight, textures of 1024, the origin in its middle
   print    watertight, its overlapping parts made one; OBJ, PLY and STL in millimetres with +Z up
 
-Levels of detail are files NAME_lod1 ... with textures of their own, half as large each time.
+Colliders that a file has of its own are kept, under the names that the preset's engine looks for; --collider makes new
+ones. Levels of detail are files NAME_lod1 ... with textures of their own, half as large each time.
 
 For example:
   threed export outputs/a-wooden-barrel-0 --preset godot --output game/barrel.glb
@@ -58,11 +61,15 @@ class Export:
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it is")] = None
     lods: Annotated[bool, said("Leave the levels of detail out.", "off")] = True
     collider: Annotated[
-        str | None, said("none, hull, or parts: up to 16 convex ones that follow the shape.", "the preset's")
+        str | None,
+        said("none, hull, or parts: up to 16 convex ones that follow the shape.", "its own, or the preset's"),
     ] = None
     watertight: Annotated[bool, said("Close it, whatever it takes.", "where the preset does")] = False
     normal_map: Annotated[bool, said("Bake the shape that simplification takes away.", "off")] = False
     occlusion: Annotated[bool, said("Bake an occlusion map: dark where little light gets in.", "off")] = False
+    compress: Annotated[
+        str | None, said("draco: beside each GLB a smaller one, NAME_draco.glb, that needs a decoder.", "off")
+    ] = None
 
 
 def main(asked: Export) -> None:
@@ -77,9 +84,9 @@ def main(asked: Export) -> None:
     from threed.machine import set_threads
 
     set_threads()
-    asset = own(source)
+    asset, own = read(source)
     try:
-        package = packed(asset, wanted)
+        package = packed(asset, wanted, own)
     except ValueError as error:
         raise Mistake(f"cannot export {str(source)!r}: {error}") from error
     check_names(package, output, source)
@@ -102,7 +109,7 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
 
     from threed.check_cli import preset_of
     from threed.exporters import ENCODERS
-    from threed.exporters.package import COLLIDERS, Wanted
+    from threed.exporters.package import COLLIDERS, COMPRESSED, Wanted
 
     preset = preset_of(asked.preset)
     assert preset
@@ -118,6 +125,8 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
     if suffix not in ENCODERS:
         raise Mistake(f"--output is {str(output)!r}; its name must end with one of {', '.join(ENCODERS)}")
     check_length(output)
+    if asked.compress is not None:
+        check_compression(asked.compress, COMPRESSED, suffix)
     return (
         Wanted(
             preset=preset,
@@ -131,9 +140,22 @@ def resolve(asked: Export, source: Path) -> tuple[Wanted, Path]:
             watertight=asked.watertight or None,
             normal_map=asked.normal_map,
             occlusion=asked.occlusion,
+            compress=asked.compress,
         ),
         output.with_suffix(suffix),
     )
+
+
+def check_compression(name: str, known: Iterable[str], suffix: str) -> None:
+    """That there is such a one, that it is of a GLB, and that its package is there. Raises Mistake."""
+    if name not in known:
+        raise unknown("compression", name, known)
+    if suffix != ".glb":
+        raise Mistake(
+            f"--compress {name} makes a second GLB, and --output ends with {suffix}; use .glb or leave it out"
+        )
+    if find_spec("DracoPy") is None:
+        raise Mistake('--compress draco needs the package DracoPy; pip install "threed-assets[compress]"')
 
 
 def check_length(output: Path) -> None:
@@ -145,12 +167,12 @@ def check_length(output: Path) -> None:
         )
 
 
-def own(source: Path) -> Asset:
-    """Raises Mistake for a file that cannot be read."""
-    from threed.renderers.read import read
+def read(source: Path) -> tuple[Asset, dict[str, Mesh]]:
+    """An asset, and the colliders that the file has for it. Raises Mistake for a file that cannot be read."""
+    from threed.renderers import read
 
     try:
-        return read(source)
+        return read.read(source), read.colliders(source)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
@@ -165,9 +187,11 @@ def check_names(package: Package, output: Path, source: Path) -> None:
 def report(asked: Export, package: Package, output: Path) -> dict[str, Any]:
     """What was asked for, what was done, and what there is now, as plain values."""
     from threed.check_cli import as_json, judged, preset_of
+    from threed.renderers.read import SUFFIXES
 
     preset = preset_of(asked.preset)
-    judgements = [as_json(*judged(output.with_name(name), preset)) for name in package.assets]
+    readable = [output.with_name(name) for name in package.assets if name.endswith(SUFFIXES)]
+    judgements = [as_json(*judged(path, preset)) for path in readable]
     for each in judgements:
         each["file"] = Path(each["file"]).name
     return {
@@ -187,6 +211,6 @@ def summarise(package: Package, told: dict[str, Any], output: Path, name: str) -
     for file, content in package.files.items():
         console.print(f"{output.with_name(file)}  {len(content) / 1000:,.0f} kB")
     console.print(str(output.with_name(name)))
-    for each in told["check"][0]["findings"]:
+    for each in told["check"][0]["findings"] if told["check"] else ():
         if each["severity"] != "note":
             console.print(f"{each['severity']}: {each['message']} ({each['remedy']})")

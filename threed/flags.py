@@ -15,6 +15,7 @@ from threed.errors import Mistake, unknown
 SEED = (0, 2**63 - 1)
 STEPS = (1, 100_000)
 SCALE = (0.0, 1000.0)
+STRENGTH = (0.0, 10.0)
 FACES = (100, 60_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
@@ -37,6 +38,15 @@ PriorName = Annotated[
     ),
 ]
 Lora = Annotated[Path | None, said("A LoRA, .safetensors, that is added to the sd: prior.", "none")]
+ControlName = Annotated[
+    str | None,
+    said(
+        "A ControlNet that steers the sd: prior by the scene's shape: depth:NAME or normal:NAME, a folder or an id of "
+        "the hub; a name that says which needs no prefix.",
+        "none",
+    ),
+]
+ControlStrength = Annotated[float | None, said(f"Of --control, {STRENGTH[0]:g} to {STRENGTH[1]:g}.", "1")]
 Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
 Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
 LossName = Annotated[
@@ -44,7 +54,7 @@ LossName = Annotated[
     said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
 ]
 Scale = Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")]
-Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl.")]
+Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl, usdz.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from threed import making
+from threed import making, priors
 from threed.errors import Mistake
 from threed.flags import (
     FACES,
@@ -16,7 +16,10 @@ from threed.flags import (
     SCALE,
     SEED,
     STEPS,
+    STRENGTH,
     TEXTURE,
+    ControlName,
+    ControlStrength,
     Device,
     Faces,
     Formats,
@@ -62,6 +65,8 @@ Recipes, as threed/recipes.py has them:
   dreamcraft3d  a volume, its surface by its normals, its texture by bootstrapped distillation
 The last four have a prior judge the sides that the picture does not show. The embedded prior does so by the words of
 --prompt alone: it does not know how another view follows from a picture, and without words it has little to say.
+Zero-1-to-3 and Stable-Zero123 do know (docs/priors.md). magic123 and dreamcraft3d have two priors in their papers, of
+words and of views; here the one of --prior judges alone.
 
 For example:
   threed image chair.png
@@ -70,6 +75,7 @@ For example:
   threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
   threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens
   threed image chair.png --prompt "a wooden chair" --recipe magic123 --resume    # go on where it was stopped
+  threed image chair.png --recipe zero123 --device cuda --prior sd:ashawkey/zero123-xl-diffusers
 """
 
 
@@ -93,6 +99,8 @@ class Picture:
     scale: Scale = None
     prior: PriorName = "embedded"
     lora: Lora = None
+    control: ControlName = None
+    control_strength: ControlStrength = None
     negative: Negative = ""
     start: Annotated[
         str | None,
@@ -131,7 +139,7 @@ def checked(asked: Picture) -> tuple[Request, Photograph, Photograph | None]:
     picture = photograph.read(asked.picture)
     mask = photograph.read(asked.mask) if asked.mask else None
     request = resolve(asked, picture, mask)
-    making.check_prior(request)
+    priors.check_prior(request)
     check_start(request)
     return request, picture, mask
 
@@ -144,7 +152,7 @@ def check_cheaply(asked: Picture) -> None:
     if asked.mask and not asked.remove_background:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
     ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
-    check_ranges(asked, ranges | {"elevation": ELEVATION, "fov": FOV})
+    check_ranges(asked, ranges | {"control_strength": STRENGTH, "elevation": ELEVATION, "fov": FOV})
     check_asset_flags(asked)
 
 
@@ -159,7 +167,8 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
         prior=asked.prior,
-        lora=making.lora_of(asked),
+        lora=priors.lora_of(asked),
+        control=priors.control_of(asked),
         device=device,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from threed.errors import Mistake, unknown
 from threed.flags import check_device
+from threed.priors import for_prior
 
 if TYPE_CHECKING:
     from threed.cli import Text
@@ -70,32 +71,6 @@ def with_asset(recipe: Recipe, asked: Text | Picture) -> Recipe:
     return replace(
         recipe, asset=replace(recipe.asset, **{name: value for name, value in given.items() if value is not None})
     )
-
-
-def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
-    """The recipe with the numbers that the prior wants. Raises Mistake."""
-    from threed.distill.folder import UnreadablePrior
-    from threed.distill.hub.checkpoint import is_checkpoint
-
-    if not is_checkpoint(asked.prior):
-        if asked.lora is not None:
-            raise Mistake(f"--lora belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
-        return recipe
-
-    from threed.distill.hub import checkpoint, download
-    from threed.single_view import single_view
-
-    try:
-        if known := checkpoint.hub_id(asked.prior):
-            download.fetched(known, Console(stderr=True, highlight=False).print)
-        return single_view(recipe, checkpoint.found(asked.prior).family.guidance)
-    except UnreadablePrior as error:
-        raise Mistake(str(error)) from error
-
-
-def lora_of(asked: Text | Picture) -> str | None:
-    """As a request has it."""
-    return None if asked.lora is None else str(asked.lora)
 
 
 def with_flags(recipe: Recipe, asked: Text | Picture) -> Recipe:
@@ -173,45 +148,6 @@ def check_particles(request: Request) -> None:
     for stage in request.recipe.stages:
         if stage.particles > 1:
             check_room(least(stage.scene), stage.particles)
-
-
-def check_prior(request: Request) -> None:
-    """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
-    from threed.distill.embedded import Conventions
-    from threed.distill.folder import UnreadablePrior, located, verify
-    from threed.distill.hub.checkpoint import is_checkpoint
-    from threed.distill.text import load_tokenizer, pieces
-    from threed.kept import kept
-
-    if is_checkpoint(request.prior):
-        return check_checkpoint(request)
-    folder = located(request.prior)
-    if not folder.is_dir():
-        raise Mistake(
-            f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded; see: threed prior list"
-        )
-    try:
-        kept(verify)(folder)
-        limit, tokenizer = Conventions.read(folder).text_tokens, kept(load_tokenizer)(folder)
-        worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
-        prompts = [("prompt", each) for each in (request.prompt, *worded)]
-        for what, prompt in (*prompts, ("--negative", request.negative)):
-            count = len(pieces(tokenizer, prompt))
-            if count > limit:
-                raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
-    except UnreadablePrior as error:
-        raise Mistake(str(error)) from error
-
-
-def check_checkpoint(request: Request) -> None:
-    """That a text-to-image checkpoint, and a LoRA, are whole and what they say. Raises Mistake."""
-    from threed.distill.folder import UnreadablePrior
-    from threed.distill.hub.checkpoint import found, verify
-
-    try:
-        verify(found(request.prior, request.lora))
-    except UnreadablePrior as error:
-        raise Mistake(str(error)) from error
 
 
 def check_start(request: Request) -> None:

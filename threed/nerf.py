@@ -109,13 +109,18 @@ class NeRF(nn.Module):
         return replace(render, sketch=self.sketch(self.density, generator))
 
     def continued(self, config: NeRFConfig, generator: torch.Generator) -> NeRF:
-        """The same shape, its colours still to be taught. Raises ValueError for a configuration of another shape."""
+        """The same shape and colours; where these were latents, still to be taught.
+
+        Raises ValueError for a configuration of another shape.
+        """
         was = self.config
         if replace(was, **{name: getattr(config, name) for name in FREE}) != config:
             raise ValueError(f"a volume of {was} cannot go on as {config}; change {', '.join(FREE)} alone")
         nerf = NeRF(config, generator)
         with torch.no_grad():
             nerf.shape.copy_(self.shape)
+            if self.latents is None:
+                nerf.colour.copy_(self.colour)
         nerf.occupancy.update(nerf.density, generator)
         return nerf
 

@@ -20,11 +20,16 @@ from threed.carved import Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
-from threed.distill.folder import located
+from threed.distill.embedded import Reference
+from threed.distill.folder import UnreadablePrior, located
+from threed.distill.hub.novel_view import NovelView
 from threed.distill.prior import Prior
+from threed.errors import Mistake
+from threed.novel_view import remark
 from threed.overpaint import projected
 from threed.photograph import Photograph
-from threed.pipeline import deliver, load, report, solidify, staged, warn
+from threed.pipeline import deliver, report, solidify, staged, warn
+from threed.priors import load
 from threed.reference import Target
 from threed.renderers.mesh import Asset
 from threed.renderers.projection import Projection
@@ -67,6 +72,9 @@ def picture_to_3d(
     if recipe.stages:
         seen = seen or sighted(shape, request, cutout)
         wanted = target(shape.voxels, cutout, seen).to(request.device)
+        if isinstance(prior, NovelView):
+            with run.log.stage("read"):
+                prior = informed(prior, wanted, request, run)
         grown = staged(shape, request, run, prior, wanted)
     else:
         grown = shape
@@ -111,6 +119,15 @@ def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
     depth = look.depth[0] / look.alpha[0].clamp(min=1e-3)
     normal = functional.normalize(look.normal[0], dim=-1, eps=1e-4)
     return Target(seen.camera, placed.rgb, placed.alpha, torch.where(there, depth, depth[there].mean()), normal)
+
+
+def informed(prior: NovelView, wanted: Target, request: Request, run: Run) -> NovelView:
+    """The prior, told of the picture. Raises Mistake for a network of pictures that cannot be used after all."""
+    run.log.note(f"the prior {request.prior!r} is asked as {prior.name} is{remark(request.recipe.name)}")
+    try:
+        return prior.shown(Reference(told(Cutout(wanted.rgb, wanted.alpha))[None], wanted.camera))
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
 
 
 def told(cutout: Cutout) -> Float[Tensor, "4 S S"]:

@@ -14,10 +14,6 @@ import torch
 from torch import Tensor
 
 from threed import pictures
-from threed.distill.embedded import Embedded
-from threed.distill.folder import located
-from threed.distill.hub import text_to_image
-from threed.distill.hub.checkpoint import found, is_checkpoint
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -30,13 +26,13 @@ from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
 from threed.isosurface import best, extract, surface_colour
-from threed.kept import kept
 from threed.latents import Latents
 from threed.machine import peak_memory
 from threed.nerf import NeRF, NeRFConfig
 from threed.overpaint import overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig
 from threed.particles import Particles, check_room
+from threed.priors import load
 from threed.recipes import STARTS, AssetSettings, Stage
 from threed.reference import Target
 from threed.renderers import surface
@@ -194,7 +190,8 @@ def begun(
             return nerf
         case NeRFConfig(latents=False, lenience=None), NeRF():
             nerf = shape.continued(config, generator)
-            imitate(nerf, shape, generator)
+            if shape.latents:
+                imitate(nerf, shape, generator)
             return nerf
     raise ValueError(f"a {type(config).__name__} cannot begin as {shape}; change the recipe's stages")
 
@@ -207,22 +204,6 @@ def own(path: str) -> Asset:
     except ValueError as error:
         raise Mistake(f"cannot paint {path!r}: {error}") from error
     return replace(asset, mesh=normalised(asset.mesh))
-
-
-def load(request: Request) -> Prior:
-    """The prior that a request names; of a checkpoint of others, the prompts are read now, and its text encoders gone.
-
-    Raises Mistake for a checkpoint that cannot be used after all, and for too long a prompt.
-    """
-    if not is_checkpoint(request.prior):
-        return kept(Embedded.load)(located(request.prior), request.device)
-    try:
-        prior = text_to_image.load(found(request.prior, request.lora), request.device)
-        wording = request.recipe.wording
-        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-    return prior
 
 
 def solidify(shape: Shape, request: Request) -> Asset:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from threed import making
+from threed import priors
 from threed.errors import Mistake, unknown
 from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
 from threed.flags import SEED, check_device, check_output, check_ranges, said
@@ -32,8 +32,9 @@ PRIOR_HELP = (
 )
 LIST_HELP = """Say which diffusion priors there are.
 
-The embedded one came with the program. Of the others, text-to-image checkpoints that others trained, the first command
-that names one downloads it, and says so; nothing is downloaded for this list.
+The embedded one came with the program. Of the others, checkpoints of text-to-image and, for threed image, of
+picture-to-view networks that others trained, the first command that names one downloads it, and says so; nothing is
+downloaded for this list.
 
 For example:
   threed text "a barrel" --recipe dreamfusion --device cuda --prior sd:stable-diffusion-v1-5/stable-diffusion-v1-5
@@ -156,16 +157,17 @@ def main(asked: List | Train | Sample | Evaluate) -> None:
 def show() -> None:
     """`threed prior list`: two lines a prior."""
     from threed.distill.folder import SHIPPED
-    from threed.distill.hub.known import KNOWN
+    from threed.distill.hub.known import CONTROLS, KNOWN
 
     size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e9
     lines = ["embedded", f"  single objects, told cameras, 64 px; {size:.2f} GB; licence as this program; here"]
-    for each in KNOWN:
+    for each in (*KNOWN, *CONTROLS):
+        flag = "--control " if each in CONTROLS else "sd:"
         gone = f"; in the place of {each.instead_of}, which is gone" if each.instead_of else ""
         gated = ", gated: accept it on the hub" if each.gated else ""
         here = "; in the local cache" if each.here else ""
         lines += [
-            f"sd:{each.id}",
+            f"{flag}{each.id}",
             f"  {each.what}; about {each.gigabytes:.1f} GB; licence {each.licence}{gated}{gone}{here}",
         ]
     lines += ["sd:PATH", "  a folder in diffusers' layout, fine-tunes too, or a .safetensors file; --lora adds a LoRA"]
@@ -277,4 +279,4 @@ def check_prior(prompt: str, name: str) -> None:
     from threed.recipes import RECIPES
     from threed.run import Request
 
-    making.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))
+    priors.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 
 from threed import __version__, checkpoint, disk
+from threed.distill.control import ControlKind
 from threed.errors import Mistake
 from threed.log import Log
 from threed.recipes import Recipe
@@ -31,6 +32,7 @@ FILES = (
     "asset.png",
     "asset.ply",
     "asset.stl",
+    "asset.usdz",
     "preview.png",
     "turntable.webp",
     "report.json",
@@ -57,6 +59,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A ControlNet that steers a checkpoint of others by the shape of the scene."""
+
+    kind: ControlKind
+    name: str  # a folder, or an id of the hub
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Request:
     """Everything a run depends on, fully resolved: equal requests give equal bytes on the same machine."""
 
@@ -66,6 +77,7 @@ class Request:
     seed: int = 0
     prior: str = "embedded"  # or a folder, or sd: and a checkpoint of others
     lora: str | None = None  # a file that is added to that
+    control: Control | None = None
     device: str = "cpu"
     formats: tuple[str, ...] = ("glb", "obj")
     picture: Source | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -115,8 +115,9 @@ def distilled(
     assert prior
     progress = step / stage.steps  # every schedule is a function of this
     cameras = stage.views.sample(generator).to(request.device)
-    pictures = Pictures(cameras, stage.kinds, background(stage, generator).to(request.device))
+    behind, again = background(stage, generator).to(request.device), generator.clone_state()
     render = fitted.scene.render(cameras, generator=generator)  # what we see
+    pictures = Pictures(cameras, stage.kinds, behind, cache(partial(observed, fitted.scene, cameras, render, again)))
     latents, shown = encoded(prior, pictures, render)
     told = Shown(latents, prior.conditions(request.prompt, request.negative, pictures), shown)
     losses = stage.loss(prior, fitted.learned, told, progress, generator)  # how the prior wants it
@@ -192,6 +193,14 @@ def background(stage: Stage, generator: torch.Generator) -> Float[Tensor, "3"]:
     """The plain colour, display sRGB, that all pictures of one step share."""
     chance, colour = torch.rand(1, generator=generator), torch.rand(3, generator=generator)
     return torch.ones(3) if chance < stage.white_background else colour
+
+
+@torch.no_grad()
+def observed(scene: Scene, cameras: Cameras, render: Render, again: torch.Generator, size: int) -> Render:
+    """What a step saw of the scene, once more where a surface is worth more pixels; `again` draws what was drawn."""
+    if render.rays or render.alpha.shape[1] >= size:
+        return render
+    return scene.render(cameras, size, again.clone_state())
 
 
 def encoded(

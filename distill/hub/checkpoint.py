@@ -23,14 +23,10 @@ ID = re.compile(r"[\w.-]+/[\w.-]+")  # of a checkpoint on the hub
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 LATER = {  # of the field, by the class that their model_index.json names
-    "MVDreamPipeline": "MVDream",
-    "Zero123Pipeline": "Zero-1-to-3",
-    "StableZero123Pipeline": "Stable-Zero123",
+    "MVDreamStableDiffusionPipeline": "MVDream in another layout",
     "Zero123PlusPipeline": "Zero123++",
     "MVDiffusionImagePipeline": "Wonder3D",
     "StableDiffusionImageVariationPipeline": "image variations",
-    "StableDiffusionInstructPix2PixPipeline": "InstructPix2Pix",
-    "StableDiffusionControlNetPipeline": "ControlNet",
 }
 # No other code is ever loaded, whatever a model_index.json asks for.
 CLASSES = {
@@ -39,7 +35,13 @@ CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast"),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "feature_extractor": ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    "clip_camera_projection": ("CLIPCameraProjection",),
+    "cc_projection": ("CCProjection",),
 }
+OWN = ("clip_camera_projection", "cc_projection")  # whose classes come with them: this program has its own instead
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Checkpoint:
     @property
     def parts(self) -> tuple[str, ...]:
         """All that is used of it."""
-        return (*self.texts, self.family.network, *(["vae"] if self.family.latent else []))
+        return (*self.texts, *self.family.beside, self.family.network, *(["vae"] if self.family.latent else []))
 
     def variant(self, part: str) -> str | None:
         """What stands between "model" and ".safetensors", such as "fp16"; None where nothing does."""
@@ -151,28 +153,38 @@ def _beside(path: Path) -> Path:
 def verify(checkpoint: Checkpoint) -> None:
     """That all files are there, whole, safetensors, and of classes that are known. Raises UnreadablePrior."""
     index, family = checkpoint.index, checkpoint.family
-    for part in (*checkpoint.parts, "scheduler"):
+    named = (part for part in ("text_encoder", "tokenizer") if part in index)
+    for part in dict.fromkeys((*checkpoint.parts, *named, "scheduler")):
         if not isinstance(told := index.get(part), list) or len(told) != 2:
             raise UnreadablePrior(f"{checkpoint.folder / INDEX} names no {part}; copy the checkpoint's folder again")
         _check_class(checkpoint, part, *told)
         if not any((checkpoint.folder / part).glob("*.json")):
             raise UnreadablePrior(f"there is nothing in {checkpoint.folder / part}; copy the checkpoint's folder again")
-        if not checkpoint.weights and not part.startswith(("tokenizer", "scheduler")):
+        if not checkpoint.weights and not part.startswith(WEIGHTLESS):
             for path in weight_files(checkpoint, part):
                 header(path)
+    if checkpoint.weights and family.foreign:
+        raise UnreadablePrior(f"{checkpoint.weights} is one file, as which {family.about} is not read; give a folder")
     if checkpoint.weights:
         header(checkpoint.weights)
     else:
         _check_shapes(checkpoint, family.network, index[family.network][1])
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
+    if family.shown:
+        from threed.distill.hub.novel_view import check
+
+        check(checkpoint)
 
 
-def _check_class(checkpoint: Checkpoint, part: str, library: str, name: str) -> None:
+def _check_class(checkpoint: Checkpoint, part: str, library: object, name: object) -> None:
+    import diffusers
+
     group = "tokenizer" if part.startswith("tokenizer") else part.rstrip("_23")
-    known = CLASSES.get(group)
-    fits = name in known if known else str(name).endswith("Scheduler")
-    if library not in ("diffusers", "transformers") or not fits:
+    foreign = checkpoint.family.foreign if part == checkpoint.family.network else None
+    known = (foreign.name,) if foreign else CLASSES.get(group)
+    fits = name in known if known else str(name).endswith("Scheduler") and hasattr(diffusers, str(name))
+    if not fits or not (foreign or part in OWN or library in ("diffusers", "transformers")):
         wanted = " or ".join(known or ["a scheduler of diffusers"])
         raise UnreadablePrior(
             f"{checkpoint.folder} has a {library}.{name} for its {part}, and it has to be {wanted}; "
@@ -231,17 +243,11 @@ def header(path: Path) -> dict[str, list[int]]:
 
 def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
     """That the network's weights are those of the architecture that its configuration says."""
-    import torch
-
     stored = {k: v for path in weight_files(checkpoint, part) for k, v in header(path).items()}
     try:
-        import diffusers
-
-        kind = getattr(diffusers, name)
-        with torch.device("meta"):
-            network = kind.from_config(kind.load_config(checkpoint.folder / part, local_files_only=True))
-        wanted = {key: list(value.shape) for key, value in network.state_dict().items()}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        network, names = blank(checkpoint, part, name)
+        wanted = {names.get(key, key): list(value.shape) for key, value in network.state_dict().items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UnreadablePrior(
             f"cannot build the {part} of {checkpoint.folder}: {error}; copy the checkpoint's folder again"
         ) from error
@@ -251,6 +257,23 @@ def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
             f"the {part} of {checkpoint.folder} is not what its config.json says: {wrong!r} is {stored.get(wrong)} and "
             f"should be {wanted[wrong]}; the folder mixes two checkpoints, copy it again"
         )
+    if checkpoint.family.foreign and (more := stored.keys() - wanted.keys()):
+        raise UnreadablePrior(
+            f"the {part} of {checkpoint.folder} has {min(more)!r}, which {checkpoint.family.about} has not; use "
+            "another checkpoint"
+        )
+
+
+def blank(checkpoint: Checkpoint, part: str, name: str) -> tuple[Any, dict[str, str]]:
+    """A network of diffusers' without weights, and what the file calls those that have another name there."""
+    import diffusers
+    import torch
+
+    if foreign := checkpoint.family.foreign:
+        return foreign.blank(json.loads((checkpoint.folder / part / "config.json").read_text(encoding="utf-8")))
+    kind = getattr(diffusers, name)
+    with torch.device("meta"):
+        return kind.from_config(kind.load_config(checkpoint.folder / part, local_files_only=True)), {}
 
 
 def _check_lora(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or the text encoders, never both.
+"""A checkpoint's networks in memory: the one that denoises with its autoencoder, or those that read, never both.
 
 Importing diffusers takes seconds, so it waits until here is called; nothing here reaches for the network.
 """
@@ -11,9 +11,9 @@ import torch
 
 from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
-from threed.distill.hub.checkpoint import Checkpoint, header
+from threed.distill.hub.checkpoint import Checkpoint, blank, header, weight_files
 
-__all__ = ["denoiser", "quiet", "text_encoders"]
+__all__ = ["denoiser", "image_encoder", "quiet", "text_encoders"]
 
 
 def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -23,7 +23,8 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     family = checkpoint.family
     parts = {family.network: dtype} | ({"vae": autoencoder_dtype(checkpoint, device, dtype)} if family.latent else {})
-    pipeline = _pipeline(checkpoint, parts)
+    apart = family.foreign or family.shown
+    pipeline = _assembled(checkpoint, parts) if apart else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
         network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
@@ -34,12 +35,25 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
 def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
     """A diffusers pipeline of text encoders and tokenizers alone. Raises UnreadablePrior."""
-    pipeline = _pipeline(checkpoint, dict.fromkeys(checkpoint.texts, dtype))
+    parts = dict.fromkeys(checkpoint.texts, dtype)
+    pipeline = _assembled(checkpoint, parts) if checkpoint.family.foreign else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("text_encoder", "lora_te"))
     for part in checkpoint.texts:
         if part.startswith("text_encoder"):
             getattr(pipeline, part).to(device).eval().requires_grad_(False)
     return pipeline
+
+
+def image_encoder(checkpoint: Checkpoint, device: torch.device) -> tuple[Any, Any]:
+    """CLIP's network of pictures, in float32, and what brings pictures into its form. Raises UnreadablePrior."""
+    import transformers
+
+    part = "image_encoder"
+    with readable(checkpoint.folder), quiet():
+        network = _loaded(checkpoint, part, checkpoint.index[part], torch.float32)
+        folder = checkpoint.folder / "feature_extractor"
+        processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    return network.to(device).eval().requires_grad_(False), processor
 
 
 def autoencoder_dtype(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -80,12 +94,40 @@ def _pipeline(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
             raise ValueError(f"a tokenizer needs more: {error}; try: pip install sentencepiece protobuf") from error
 
 
+def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
+    """Of a class that diffusers does not have: its code, which comes with the checkpoint, is not run."""
+    import diffusers
+    import transformers
+
+    index, folder = checkpoint.index, checkpoint.folder
+    with readable(folder), quiet():
+        kinds = {"scheduler": getattr(diffusers, index["scheduler"][1])}
+        if "tokenizer" in parts:
+            kinds["tokenizer"] = getattr(transformers, index["tokenizer"][1])
+        small = {part: kind.from_pretrained(folder / part, local_files_only=True) for part, kind in kinds.items()}
+        networks = {part: _loaded(checkpoint, part, index[part], parts[part]) for part in parts if part not in kinds}
+        absent = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        return diffusers.StableDiffusionPipeline(**(absent | small | networks), requires_safety_checker=False)
+
+
+def _translated(checkpoint: Checkpoint, part: str, name: str, dtype: torch.dtype) -> Any:
+    """A network of diffusers', whose weights have other names in their file."""
+    from safetensors.torch import load_file
+
+    stored = {key: each for path in weight_files(checkpoint, part) for key, each in load_file(path).items()}
+    network, names = blank(checkpoint, part, name)
+    network.load_state_dict({ours: stored[theirs].to(dtype) for ours, theirs in names.items()}, assign=True)
+    return network
+
+
 def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dtype) -> Any:
     """One network. Raises ValueError where its file lacks a weight, in the place of which there would be noise."""
     import diffusers
     import transformers
 
     library, name = told
+    if checkpoint.family.foreign and part == checkpoint.family.network:
+        return _translated(checkpoint, part, name, dtype)
     ours = library == "diffusers"
     precision = {"torch_dtype" if ours else "dtype": dtype}
     network, report = getattr(diffusers if ours else transformers, name).from_pretrained(

@@ -6,7 +6,7 @@ safetensors, only the parts that are used, and not where HF_HUB_OFFLINE is set; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from threed.distill.folder import UnreadablePrior
@@ -14,16 +14,17 @@ from threed.distill.folder import UnreadablePrior
 SITE = "https://huggingface.co"
 SMALL = (".json", ".txt", ".model")  # suffixes of configurations and tokenizers
 PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+READERS = ("image_encoder", "feature_extractor")  # of what is told a picture: others have such folders for other uses
 
 
-def cached(name: str) -> Path:
+def cached(name: str, index: str = "model_index.json") -> Path:
     """The folder in the cache of an id that was downloaded. Raises UnreadablePrior where it was not."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(name, "model_index.json")
-    if not isinstance(index, str):
+    path = try_to_load_from_cache(name, index)
+    if not isinstance(path, str):
         raise UnreadablePrior(f"{name!r} is not in the local cache; name it in a command, or give a folder")
-    return Path(index).parent
+    return Path(path).parent
 
 
 def fetched(name: str, tell: Callable[[str], None]) -> Path:
@@ -35,10 +36,11 @@ def fetched(name: str, tell: Callable[[str], None]) -> Path:
         verify(Checkpoint(folder))
         return folder
     except UnreadablePrior:
-        return _downloaded(name, tell)
+        return downloaded(name, tell, needed)
 
 
-def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
+def downloaded(name: str, tell: Callable[[str], None], needed: Callable[[Iterable[str]], list[str]]) -> Path:
+    """The folder in the cache of an id, of whose files these are `needed`. Raises UnreadablePrior."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
@@ -71,19 +73,28 @@ def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
 
 def needed(files: Iterable[str]) -> list[str]:
     """Which of a repository's files are used: of two precisions the half. Raises UnreadablePrior for pickles alone."""
-    inside = [each for each in files if each.count("/") == 1 and each.split("/")[0].rstrip("_23") in PARTS]
+    from threed.distill.hub.checkpoint import OWN
+
+    below = [each for each in files if each.count("/") == 1]
+    parts = (*PARTS, *READERS, *OWN) if any(each.startswith(OWN) for each in below) else PARTS
+    inside = [each for each in below if each.split("/")[0].rstrip("_23") in parts]
     small = [each for each in inside if each.endswith(SMALL) and not _variant(each)]
-    chosen = ["model_index.json", *small]
+    found = ["model_index.json", *small]
     for part in sorted({each.split("/")[0] for each in inside}):
-        weights = [each for each in inside if each.startswith(f"{part}/") and _is_weights(each)]
-        half = [each for each in weights if _variant(each) == "fp16"]
-        plain = [each for each in weights if _variant(each) is None]
-        if not (half or plain) and any(each.startswith(f"{part}/") and each.endswith(".bin") for each in inside):
-            raise UnreadablePrior(
-                f"its {part} is there as a pickle alone, which may run any code when it is read; use another checkpoint"
-            )
-        chosen += half or plain
-    return sorted(set(chosen))
+        found += chosen([each for each in inside if each.startswith(f"{part}/")], part)
+    return sorted(set(found))
+
+
+def chosen(files: Sequence[str], part: str) -> list[str]:
+    """Which files of weights of one part are used. Raises UnreadablePrior for pickles alone."""
+    weights = [each for each in files if _is_weights(each)]
+    half = [each for each in weights if _variant(each) == "fp16"]
+    plain = [each for each in weights if _variant(each) is None]
+    if not (half or plain) and any(each.endswith(".bin") for each in files):
+        raise UnreadablePrior(
+            f"its {part} is there as a pickle alone, which may run any code when it is read; use another checkpoint"
+        )
+    return half or plain
 
 
 def _is_weights(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What tells text-to-image checkpoints apart: what their text encoders say, and how their networks are asked.
+"""What tells checkpoints apart: what their text encoders say, if they have any, and how their networks are asked.
 
 A family goes by the class of diffusers' pipeline that `model_index.json` names; fine-tunes have their ancestor's.
 Whatever a network predicts is its scheduler's business, see `text_to_image`.
@@ -6,7 +6,7 @@ Whatever a network predicts is its scheduler's business, see `text_to_image`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from threed.distill.hub import mvdream
+from threed.distill.prior import Pictures
+
 Words = dict[str, Tensor]  # what text encoders say: by what it is for, one row a prompt
 DISTILLED = 3.5  # guidance that networks were taught to give by themselves are told of this one
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A network of a class that diffusers does not have, and what this program makes of it."""
+
+    name: str  # of that class
+    # By its config.json, a network of diffusers' without weights, and what the file calls each of them.
+    blank: Callable[[Mapping[str, Any]], tuple[Any, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -28,10 +40,19 @@ class Family:
     guidance: float = 100.0  # scale of score distillation
     half: torch.dtype = torch.float16  # what it was trained or published in
     latent: bool = True  # whether there is an autoencoder
+    views: Callable[[Pictures], Words] | None = None  # what is told of a group that is denoised jointly, beside texts
+    foreign: Foreign | None = None
+    shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
+    beside: tuple[str, ...] = ()  # components that read it
+    edits: bool = False  # whether its prompts say what to change in a picture that it is shown
 
 
 def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
     return {"context": pipeline.encode_prompt([prompt], device, 1, False)[0]}
+
+
+def _pix2pix_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    return {"context": pipeline._encode_prompt([prompt], device, 1, False)}  # the only one that it has
 
 
 def _sdxl_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
@@ -108,10 +129,50 @@ def _ask_flux(
     return pixel_shuffle(output.mT.reshape(patches.shape), 2)
 
 
+def _ask_beside(
+    network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: Words, side: int
+) -> Float[Tensor, "P C h w"]:
+    """Latents of a picture stand beside z_t (Liu et al. 2023, arXiv 2303.11328, section 3.2)."""
+    del side
+    both = torch.cat([z_t, words["reference"]], dim=1)
+    return network(both, timestep, encoder_hidden_states=words["context"], return_dict=False)[0]
+
+
+def _no_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
+    raise ValueError(f"this checkpoint is told a picture, and cannot read {prompt!r}")
+
+
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", "unet", _sd_words, _ask_unet),
     "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "unet", _sdxl_words, _ask_sdxl),
+    "StableDiffusionInstructPix2PixPipeline": Family(
+        "InstructPix2Pix", "unet", _pix2pix_words, _ask_unet, guidance=7.5, edits=True
+    ),
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
     "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
     "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),
+    "MVDreamPipeline": Family(
+        "MVDream",
+        "unet",
+        _sd_words,
+        mvdream.ask,
+        guidance=50.0,
+        views=mvdream.views,
+        foreign=Foreign(mvdream.CLASS, mvdream.blank),
+    ),
+    **{
+        kind: Family(
+            "Zero-1-to-3 and Stable-Zero123",
+            "unet",
+            _no_words,
+            _ask_beside,
+            guidance=5.0,
+            shown=True,
+            beside=("image_encoder", "feature_extractor", projection),
+        )
+        for kind, projection in (
+            ("Zero123Pipeline", "clip_camera_projection"),
+            ("Zero1to3StableDiffusionPipeline", "cc_projection"),
+        )
+    },
 }

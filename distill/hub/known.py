@@ -1,4 +1,4 @@
-"""Text-to-image checkpoints of the hub that are known to be of use, for `threed prior list`.
+"""Checkpoints of the hub that are known to be of use, for `threed prior list`.
 
 The ids that papers of 2022 to 2024 name are gone: runwayml/stable-diffusion-v1-5 since 2024,
 stabilityai/stable-diffusion-2-1 since 2025. Those here are mirrors where it says so. Nothing was downloaded to make
@@ -22,6 +22,7 @@ class Known:
     licence: str
     gated: bool = False  # whether its licence must be accepted on the hub first
     instead_of: str = ""  # the id that is gone
+    index: str = "model_index.json"  # the file without which it is nothing
 
     @property
     def here(self) -> bool:
@@ -29,7 +30,7 @@ class Known:
         from threed.distill.hub.download import cached
 
         try:
-            return cached(self.id).is_dir()
+            return cached(self.id, self.index).is_dir()
         except UnreadablePrior:
             return False
 
@@ -55,6 +56,7 @@ KNOWN = (
         6.9,
         "CreativeML OpenRAIL++-M",
     ),
+    Known("timbrooks/instruct-pix2pix", "InstructPix2Pix, for threed edit, 512 px", 2.1, "MIT"),
     Known(
         "stabilityai/stable-diffusion-3-medium-diffusers",
         "Stable Diffusion 3 medium, 1024 px, flow",
@@ -71,4 +73,52 @@ KNOWN = (
         gated=True,
     ),
     Known("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd IF, first stage, 64 px", 18.1, "DeepFloyd IF", gated=True),
+    Known("ashawkey/mvdream-sd2.1-diffusers", "MVDream, four views together, told cameras, 256 px", 2.6, "OpenRAIL"),
+    Known("dylanebert/mvdream", "the same, a mirror", 2.6, "OpenRAIL"),
+    Known("ashawkey/zero123-xl-diffusers", "Zero-1-to-3 XL, other views of a picture, 256 px", 2.5, "MIT"),
+    Known(
+        "ashawkey/stable-zero123-diffusers",
+        "Stable-Zero123, other views of a picture, 256 px",
+        2.5,
+        "Stability AI Non-Commercial Research Community",  # of the weights; that copy says MIT
+    ),
+)
+
+# ControlNets, for --control; their names say what they are steered by.
+CONTROLS = (
+    Known(
+        "lllyasviel/control_v11f1p_sd15_depth",
+        "for Stable Diffusion 1: depth",
+        0.7,
+        "OpenRAIL",
+        index="config.json",
+    ),
+    Known(
+        "lllyasviel/control_v11p_sd15_normalbae",
+        "for Stable Diffusion 1: normal",
+        0.7,
+        "OpenRAIL",
+        index="config.json",
+    ),
+    Known(
+        "thibaud/controlnet-sd21-depth-diffusers",
+        "for Stable Diffusion 2.1: depth",
+        0.7,
+        "its own, see its page",
+        index="config.json",
+    ),
+    Known(
+        "diffusers/controlnet-depth-sdxl-1.0",
+        "for Stable Diffusion XL: depth",
+        2.5,
+        "CreativeML OpenRAIL++-M",
+        index="config.json",
+    ),
+    Known(
+        "xinsir/controlnet-depth-sdxl-1.0",
+        "for Stable Diffusion XL: depth",
+        2.5,
+        "Apache-2.0",
+        index="config.json",
+    ),
 )

@@ -5,8 +5,9 @@ comes back, noise, velocity or flow, becomes a `Prediction`. Latents are those o
 its configuration says, and the mean of its posterior: nothing in `encode` is random. Pictures of any size are enlarged
 to the checkpoint's own.
 
-Such a prior is told no cameras: name views in words, see `distill.worded`. Every picture of a group is denoised by
-itself. Normals it takes for pictures, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
+Such a prior is told no cameras, so name views in words, see `distill.worded`, and denoises every picture of a group by
+itself. MVDream is told cameras and denoises the views of a group together, see `mvdream`. Normals are pictures to all
+of them, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3.2).
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ class TextToImage:
         height, width = image.shape[1:3]
         if height != width:
             raise ValueError(f"pictures are {width} x {height}; render square ones")
-        picture, side = pixels(image), (self.image_size, self.image_size)
-        if height != self.image_size:
-            picture = interpolate(picture, side, mode="bilinear", antialias=height > self.image_size)
+        picture = sized(pixels(image), self.image_size)
         return self.autoencoder.encode(picture) if self.autoencoder else picture
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
@@ -81,8 +80,10 @@ class TextToImage:
         if not isinstance(prompt, str) and len(prompt) != count:
             raise ValueError(f"there are {len(prompt)} prompts for {count} pictures; give one, or one for each")
 
+        views = self.family.views(pictures) if self.family.views else {}
+
         def told(prompt: Prompt) -> Words:
-            return self.reader([prompt] * count if isinstance(prompt, str) else prompt)
+            return self.reader([prompt] * count if isinstance(prompt, str) else prompt) | views
 
         return Conditions(told(prompt), told(""), told(negative) if negative.strip() else None)
 
@@ -123,12 +124,26 @@ class Autoencoder:
         return Autoencoder(network, mean, config.scaling_factor / std)
 
     def encode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
-        mean = self.network.encode(picture.to(self.network.dtype)).latent_dist.mode()
-        return (mean.to(picture.dtype) - self.shift) * self.scale
+        return (self.mode(picture) - self.shift) * self.scale
+
+    def mode(self, picture: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P C h w"]:
+        """The most likely of the posterior, which is its mean, neither shifted nor scaled."""
+        return self.network.encode(picture.to(self.network.dtype)).latent_dist.mode().to(picture.dtype)
 
     def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P 3 H W"]:
-        z = latents / self.scale + self.shift
-        return self.network.decode(z.to(self.network.dtype), return_dict=False)[0].to(latents.dtype)
+        z = self.unscaled(latents).to(self.network.dtype)
+        return self.network.decode(z, return_dict=False)[0].to(latents.dtype)
+
+    def unscaled(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P C h w"]:
+        """As the network itself has them."""
+        return latents / self.scale + self.shift
+
+
+def sized(picture: Float[Tensor, "P C S S"], side: int) -> Float[Tensor, "P C side side"]:
+    """The same in so many pixels a side."""
+    if picture.shape[-1] == side:
+        return picture
+    return interpolate(picture, (side, side), mode="bilinear", antialias=picture.shape[-1] > side)
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:

@@ -30,6 +30,7 @@ SILENCE = 120.0  # seconds without a sign after which a run without a report cou
 BEGINNING = 5.0  # the same where locks tell, so that one that is just being made counts as at work
 LEVEL = re.compile(r"^(?P<name>.+?)[_-]?lod(?P<level>\d+)$", re.IGNORECASE)
 COLLIDER = re.compile(r"^(?P<name>.+?)[_-](collision|collider|convcolonly|colonly)$", re.IGNORECASE)
+COMPRESSED = re.compile(r"^(?P<name>.+)_draco\.glb$", re.IGNORECASE)
 
 State = Literal["finished", "working", "stopped", "mesh"]
 
@@ -138,7 +139,7 @@ def mesh_address(root: Path, path: Path) -> str | None:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Runs, and meshes that belong to none and are no level or collider of another."""
+    """Runs, and meshes that belong to none and are no level, collider or compressed copy of another."""
     for name, folders, files in islice(os.walk(root), MOST_FOLDERS):
         folder = Path(name)
         if is_run(folder):
@@ -148,7 +149,8 @@ def _walk(root: Path) -> Iterator[Path]:
         deep = len(folder.relative_to(root).parts)
         folders[:] = [] if deep == DEEPEST else [each for each in sorted(folders) if not each.startswith(".")]
         names: dict[str, Path] = {}
-        for path in (folder / each for each in sorted(files) if Path(each).suffix.lower() in MESHES):
+        copies = {each for each in files if (of := COMPRESSED.match(each)) and f"{of['name']}.glb" in files}
+        for path in (folder / each for each in sorted({*files} - copies) if Path(each).suffix.lower() in MESHES):
             if not COLLIDER.match(path.stem) and located(root, path.relative_to(root).as_posix()):
                 names.setdefault(_own_name(LEVEL, path), path)
         yield from names.values()

@@ -1,0 +1,206 @@
+"""Zero-1-to-3 and Stable-Zero123 as priors: told one picture of an object, they know what other cameras see of it.
+
+A network of Stable Diffusion's kind (Liu et al. 2023, arXiv 2303.11328) is told the picture twice: its latents stand
+beside z_t, the mean of the posterior and not scaled; and one token of context is a linear map of what CLIP says of it
+and of four numbers of the camera. The null condition is zeros for both. Pictures are of 256 pixels, on white.
+
+The numbers of a camera, in radians, beside that of the picture (polar angles fall from straight above):
+
+    polar - polar of the picture,  sin and cos of the azimuth - azimuth of the picture,  and then
+    Zero-1-to-3     distance - distance of the picture, where an object's longest side is 1
+    Stable-Zero123  polar of the picture
+
+Which of the two a checkpoint is, its files do not tell, its name does: see `is_stable`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import linear
+
+from threed.distill.conditions import before
+from threed.distill.embedded import Reference
+from threed.distill.folder import UnreadablePrior, readable
+from threed.distill.hub import components, text_to_image
+from threed.distill.hub.checkpoint import OWN, Checkpoint, header, weight_files
+from threed.distill.hub.families import Words
+from threed.distill.hub.text_to_image import TextToImage
+from threed.distill.prior import Conditions, Pictures, Prediction, Prompt, from_pixels
+from threed.renderers.camera import Cameras
+
+if TYPE_CHECKING:
+    from threed.distill.adapter import LoRA
+
+PIXELS = 256  # a side of the pictures of all that was trained so far; some configurations have Stable Diffusion's 512
+DISTANCE = 1.85  # the middle of those that were trained, 1.5 to 2.2
+LAYERS = {"clip_camera_projection": "proj", "cc_projection": "projection"}  # a linear one, by its component
+CAMERA = 4  # numbers
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was read of the reference picture, and the camera that saw it."""
+
+    embedding: Float[Tensor, "1 E"]
+    latents: Float[Tensor, "1 C h w"]  # not scaled
+    camera: Cameras  # one
+
+
+@dataclass(frozen=True)
+class NovelView:
+    """Such a checkpoint as a prior; make one with `load`, and show it a picture before it is asked for conditions."""
+
+    base: TextToImage  # network, autoencoder and schedule
+    weight: Float[Tensor, "K N"]  # of the linear map, from what CLIP says and the camera
+    bias: Float[Tensor, "K"]
+    stable: bool
+    seen: Seen | None = field(default=None, repr=False)
+    kinds: tuple[str, ...] = field(default=("albedo", "shaded"), init=False)
+
+    @property
+    def name(self) -> str:
+        return "Stable-Zero123" if self.stable else "Zero-1-to-3"
+
+    @property
+    def network(self) -> Any:
+        return self.base.network
+
+    @property
+    def image_size(self) -> int:
+        return self.base.image_size
+
+    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        return self.base.alpha_sigma(t)
+
+    def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
+        """Raises ValueError for pictures that are not square."""
+        return self.base.encode(image)
+
+    def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
+        return self.base.decode(latents)
+
+    @torch.no_grad()
+    def shown(self, reference: Reference) -> NovelView:
+        """The same, told of this picture; CLIP is in memory only while it reads. Raises UnreadablePrior."""
+        assert self.base.autoencoder
+        white = torch.ones(1, 3).to(reference.picture)
+        picture = from_pixels(before(white, reference.picture)).clamp(0, 1).to(self.weight.device)
+        network, processor = components.image_encoder(self.base.reader.checkpoint, self.weight.device)
+        with readable(self.base.reader.checkpoint.folder):
+            embedding = network(pixel_values(processor, picture).to(self.weight.device)).image_embeds
+        latents = self.base.autoencoder.unscaled(self.encode(picture))
+        return replace(self, seen=Seen(embedding, latents, reference.camera.to(self.weight.device)))
+
+    @torch.no_grad()
+    def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
+        """Words are not heard. Raises ValueError before a picture was shown."""
+        del prompt, negative
+        if (seen := self.seen) is None:
+            raise ValueError("this prior draws what a picture shows, from other sides; show it one first, see `shown`")
+        camera = camera_features(pictures.cameras, seen.camera, self.stable).repeat(len(pictures.kinds), 1)
+        both = torch.cat([seen.embedding.expand(len(camera), -1), camera.to(seen.embedding)], dim=1)
+        context = linear(both, self.weight, self.bias)[:, None]
+        reference = seen.latents.expand(len(camera), -1, -1, -1)
+        told: Words = {"context": context.to(self.network.dtype), "reference": reference.to(self.network.dtype)}
+        return Conditions(told, {name: torch.zeros_like(each) for name, each in told.items()})
+
+    @torch.no_grad()
+    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words) -> Prediction:
+        return self.answer(self.network, z_t, t, condition)
+
+    def answer(
+        self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words
+    ) -> Prediction:
+        """What this network or a changed one believes; differentiable."""
+        return self.base.answer(network, z_t, t, condition)
+
+    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
+        """One that says what this prior says until it is trained; see `distill.vsd`."""
+        from threed.distill.adapter import LoRA
+
+        return LoRA(self, rank, rate, seed)
+
+
+def camera_features(cameras: Cameras, seen: Cameras, stable: bool) -> Float[Tensor, "P 4"]:
+    """The numbers that these cameras are told by, beside the one that saw the picture."""
+    fall, turn = seen.elevation - cameras.elevation, cameras.azimuth - seen.azimuth
+    last = (math.pi / 2 - seen.elevation).expand_as(fall) if stable else farther(cameras, seen)
+    return torch.stack([fall, turn.sin(), turn.cos(), last], dim=1)
+
+
+def farther(cameras: Cameras, seen: Cameras) -> Float[Tensor, "P"]:
+    """By how much more distance one lens makes the object as much smaller, from where it was trained on average.
+
+    All of its pictures had one field of view, 49 degrees; what ours frame at the origin counts, at any.
+    """
+    framed, was = (each.distance * (each.fov_y / 2).tan() for each in (cameras, seen))
+    return DISTANCE * (framed / was - 1)
+
+
+def pixel_values(processor: Any, picture: Float[Tensor, "1 H W 3"]) -> Float[Tensor, "1 3 S S"]:
+    """A display sRGB picture in [0, 1] as CLIP takes it, by transformers' processor of pictures of 8 bits."""
+    image = Image.fromarray((picture[0] * 255).round().byte().cpu().numpy())
+    values: Tensor = processor(images=image, return_tensors="pt").pixel_values
+    return values
+
+
+def is_stable(folder: Path) -> bool:
+    """Whether the innermost folder with "zero" in its name has "stable" in it, too, as the hub's ids have."""
+    named = [part.lower() for part in folder.absolute().parts if "zero" in part.lower()]
+    return bool(named) and "stable" in named[-1]
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """That the components of such a checkpoint fit one another, by their headers. Raises UnreadablePrior."""
+    folder, part = checkpoint.folder, _projection(checkpoint)
+    if alone := checkpoint.weights or checkpoint.lora:
+        raise UnreadablePrior(f"{alone} cannot be used with {checkpoint.family.about}; give a folder, and no --lora")
+
+    def told(part: str) -> Any:
+        return json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+
+    def shape(part: str, name: str) -> list[int] | None:
+        return {k: v for path in weight_files(checkpoint, part) for k, v in header(path).items()}.get(name)
+
+    with readable(folder):
+        unet, clip = told("unet"), told("image_encoder")
+        said, context = clip["projection_dim"], unet["cross_attention_dim"]
+        fit = {
+            "in_channels of the unet": (unet["in_channels"], 2 * told("vae")["latent_channels"]),
+            f"weight of the {part}": (shape(part, f"{LAYERS[part]}.weight"), [context, said + CAMERA]),
+            f"bias of the {part}": (shape(part, f"{LAYERS[part]}.bias"), [context]),
+            "size of the image_encoder": (
+                shape("image_encoder", "visual_projection.weight"),
+                [said, clip["hidden_size"]],
+            ),
+        }
+    for what, (found, wanted) in fit.items():
+        if found != wanted:
+            raise UnreadablePrior(
+                f"{folder} cannot be {checkpoint.family.about}: the {what} is {found} and should be {wanted}; "
+                "copy the checkpoint's folder again, or use another, see: threed prior list"
+            )
+
+
+def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> NovelView:
+    """Raises UnreadablePrior when a file is at fault."""
+    base, part = text_to_image.load(checkpoint, device, dtype), _projection(checkpoint)
+    base = replace(base, image_size=min(base.image_size, PIXELS))
+    with readable(checkpoint.folder / part):
+        found = {k: v.float().to(device) for path in weight_files(checkpoint, part) for k, v in load_file(path).items()}
+    weight, bias = (found[f"{LAYERS[part]}.{name}"] for name in ("weight", "bias"))
+    return NovelView(base, weight, bias, is_stable(checkpoint.folder))
+
+
+def _projection(checkpoint: Checkpoint) -> str:
+    return next(part for part in checkpoint.family.beside if part in OWN)

@@ -1,0 +1,175 @@
+"""The prior that is asked for: what it makes of a recipe, whether it is whole, and the prior itself.
+
+Nothing heavy is imported before it is asked for, so that help and the cheap mistakes come at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from threed.errors import Mistake
+
+if TYPE_CHECKING:
+    from threed.cli import Text
+    from threed.distill.prior import Prior
+    from threed.image_cli import Picture
+    from threed.recipes import Recipe
+    from threed.run import Control, Request
+
+
+def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
+    """The recipe with the numbers that the prior wants. Raises Mistake."""
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub.checkpoint import is_checkpoint
+
+    control = control_of(asked)
+    if not is_checkpoint(asked.prior):
+        if flag := "--lora" if asked.lora is not None else "--control" if control else None:
+            raise Mistake(f"{flag} belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
+        return recipe
+
+    from threed.distill.hub import checkpoint, controlnet, download
+    from threed.multi_view import multi_view
+    from threed.novel_view import novel_view
+    from threed.single_view import single_view
+
+    tell = Console(stderr=True, highlight=False).print
+    try:
+        if known := checkpoint.hub_id(asked.prior):
+            download.fetched(known, tell)
+        if control and (known := controlnet.hub_id(control.name)):
+            controlnet.fetched(known, tell)
+        family = checkpoint.found(asked.prior).family
+        if family.shown:
+            return novel_view(recipe, family.guidance, shown_by(recipe, asked).fov)
+        recipe = (multi_view if family.views else single_view)(recipe, family.guidance)
+        return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def shown_by(recipe: Recipe, asked: Text | Picture) -> Picture:
+    """What was asked, where a prior that is told a picture can do it. Raises Mistake."""
+    from threed.distill.losses import LOSSES, NEGATIVE
+    from threed.image_cli import Picture
+
+    if recipe.wants != "picture" or not isinstance(asked, Picture):
+        raise Mistake(
+            f"the prior {asked.prior!r} is told a picture, and hears no words; use threed image, or a text-to-image "
+            "checkpoint, see: threed prior list"
+        )
+    words = {"--lora": asked.lora is not None, "--negative": bool(asked.negative.strip())}
+    words[f"--loss {asked.loss}"] = LOSSES.get(asked.loss or "") in NEGATIVE
+    for flag in (flag for flag, given in words.items() if given):
+        raise Mistake(f"{flag} belongs to priors that hear words, and {asked.prior!r} is told a picture; leave it out")
+    return asked
+
+
+def lora_of(asked: Text | Picture) -> str | None:
+    """As a request has it."""
+    return None if asked.lora is None else str(asked.lora)
+
+
+def control_of(asked: Text | Picture) -> Control | None:
+    """As a request has it. Raises Mistake for a name that does not say what it is steered by."""
+    if asked.control is None:
+        if asked.control_strength is not None:
+            raise Mistake(f"--control-strength is {asked.control_strength}, and there is no --control; give one")
+        return None
+
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub import controlnet
+    from threed.run import Control
+
+    try:
+        kind, name = controlnet.named(asked.control)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+    return Control(kind, name, 1.0 if asked.control_strength is None else asked.control_strength)
+
+
+def check_prior(request: Request) -> None:
+    """That the weights are whole and the prompts short enough, with views named, too. Raises Mistake."""
+    from threed.distill.embedded import Conventions
+    from threed.distill.folder import UnreadablePrior, located, verify
+    from threed.distill.hub.checkpoint import is_checkpoint
+    from threed.distill.text import load_tokenizer, pieces
+    from threed.kept import kept
+
+    if is_checkpoint(request.prior):
+        return check_checkpoint(request)
+    folder = located(request.prior)
+    if not folder.is_dir():
+        raise Mistake(
+            f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded; see: threed prior list"
+        )
+    try:
+        kept(verify)(folder)
+        limit, tokenizer = Conventions.read(folder).text_tokens, kept(load_tokenizer)(folder)
+        worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
+        prompts = [("prompt", each) for each in (request.prompt, *worded)]
+        for what, prompt in (*prompts, ("--negative", request.negative)):
+            count = len(pieces(tokenizer, prompt))
+            if count > limit:
+                raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def check_checkpoint(request: Request) -> None:
+    """That a text-to-image checkpoint, a LoRA and a ControlNet are whole and what they say. Raises Mistake."""
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub import controlnet
+    from threed.distill.hub.checkpoint import found, verify
+    from threed.recipes import STARTS
+
+    try:
+        base = found(request.prior, request.lora)
+        verify(base)
+        if base.family.edits and (request.recipe.start in STARTS or request.picture):
+            raise Mistake(
+                f"{request.prior!r} is {base.family.about}, which changes what is there; use threed edit, or give "
+                "threed text a mesh with --start"
+            )
+        if request.control:
+            controlnet.verify(controlnet.found(request.control.name), base)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+
+
+def load(request: Request) -> Prior:
+    """The prior that a request names; of a checkpoint of others, the prompts are read now, and its text encoders gone.
+
+    Raises Mistake for a checkpoint that cannot be used after all, and for too long a prompt.
+    """
+    from threed.distill.embedded import Embedded
+    from threed.distill.folder import located
+    from threed.distill.hub import controlnet, novel_view, text_to_image
+    from threed.distill.hub.checkpoint import found, is_checkpoint
+    from threed.distill.hub.instruct import Original
+    from threed.distill.hub.steered import Steered
+    from threed.kept import kept
+    from threed.renderers.read import normalised, read
+
+    if not is_checkpoint(request.prior):
+        return kept(Embedded.load)(located(request.prior), request.device)
+    try:
+        checkpoint = found(request.prior, request.lora)
+        if checkpoint.family.shown:
+            return novel_view.load(checkpoint, request.device)
+        prior = text_to_image.load(checkpoint, request.device)
+        wording = request.recipe.wording
+        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+        if checkpoint.family.edits:
+            asset = read(request.recipe.start)
+            before = replace(asset, mesh=normalised(asset.mesh))
+            return Steered(prior, Original.of(before, request.device))
+        if control := request.control:
+            folder = controlnet.found(control.name)
+            return Steered(prior, controlnet.load(folder, control.kind, control.strength, prior))
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    return prior
