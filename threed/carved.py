@@ -2,10 +2,10 @@
 
 The prior's angles tell from where the picture was taken, and its lift makes a volume of it in one go. Where there is no
 lift, or there are words too, it is the start: without angles, what it first makes of the picture tells, roughly, from
-where that was taken. Then the start is asked again, and every guess on the way to clean volumes is carved and grown until
-the outline is right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who sample
-under a measurement by projecting on it at every step). What sticks out beyond the outline in twice the resolution is cut
-off as well (space carving, Kutulakos and Seitz 2000).
+where that was taken. Then the start is asked again, and every guess on the way to clean volumes is carved and grown
+until the outline is right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who
+sample under a measurement by projecting on it at every step). What sticks out beyond the outline in twice the
+resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
