@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -72,8 +74,48 @@ class Packed:
 
 
 def ops(device: torch.device) -> ModuleType:
-    """The fastest backend for tensors of this device."""
+    """The fastest backend for tensors of this device; on CUDA, with what `using` turned on in its place."""
+    return _mixed(device, _turned_on) if _turned_on and device.type == EXTERNAL else own(device)
+
+
+def own(device: torch.device) -> ModuleType:
+    """The fastest of the project's own backends for tensors of this device."""
     return importlib.import_module(f"{__package__}.{backend(device)}")
+
+
+EXTERNAL = "cuda"  # the device of the primitives by others
+_turned_on: tuple[str, ...] = ()  # of the process; a run has one answer for all of its threads
+
+
+@contextmanager
+def using(names: Sequence[str], tell: Callable[[str], object]) -> Iterator[None]:
+    """Libraries of others, see `external`, for their primitives in here; what has to be known of a licence is told.
+
+    Raises ValueError for one that is not known, or not there.
+    """
+    global _turned_on
+    external = importlib.import_module(f"{__package__}.external")
+    for name in names:
+        if name not in external.LIBRARIES:
+            raise ValueError(f"unknown backend {name!r}; use one of {', '.join(external.LIBRARIES)}")
+        if notice := external.LIBRARIES[name].notice:
+            tell(notice)
+        if reason := external.obstacle(name):
+            raise ValueError(reason)
+    before, _turned_on = _turned_on, tuple(names)
+    try:
+        yield
+    finally:
+        _turned_on = before
+
+
+@cache
+def _mixed(device: torch.device, names: tuple[str, ...]) -> ModuleType:
+    """The project's own primitives, and over them those of these libraries."""
+    mixed = ModuleType("+".join((backend(device), *names)))
+    for module in (own(device), *(importlib.import_module(f"{__package__}.external.{name}") for name in names)):
+        vars(mixed).update({name: getattr(module, name) for name in module.__all__})
+    return mixed
 
 
 @cache

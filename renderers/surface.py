@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +25,7 @@ from threed.renderers.ops import ops
 from threed.renderers.shading import Finished, Shading, shading
 from threed.renderers.topology import Edges
 from threed.renderers.torch_ops import Fragments
-from threed.renderers.volume import Render
+from threed.renderers.volume import Render, again
 
 CLAY = 0.8  # the albedo of a mesh without a texture
 GRAZING = 1e-3  # the least cosine between a ray and a normal at which the point that it meets has a gradient
@@ -42,13 +43,14 @@ def render(
     albedo: Albedo | None = None,
     light: Light | None = None,
     finish: Finished | None = None,
+    deferred: bool = False,
 ) -> Render:
     """Pictures of a surface, differentiable to its textures, to what paints it, and to its vertices.
 
     `albedo` paints a mesh, and `finish` says how it shines; a mesh alone looks like light grey clay. What `albedo` says
     beyond three channels, display sRGB in [0, 1], are latents. Without a `light`,
     a lamp at the viewer's shoulder multiplies the albedo; with one, `rgb` has what it makes of the whole material,
-    normal map included.
+    normal map included. `deferred`, the gradient is worked out view by view, each of which is drawn again for that.
     """
     mesh = surface.mesh if isinstance(surface, Asset) else surface
     outline = ops(mesh.faces.device).edges(mesh.faces) if mesh.vertices.requires_grad else None
@@ -56,7 +58,8 @@ def render(
     normals, views = _normals(surface, mesh, smooth), []
     for i in range(len(cameras)):
         size = height * supersample, width * supersample
-        samples = _view(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
+        draw = partial(again, _view) if deferred else _view
+        samples = draw(mesh, paint, lit, cameras[i : i + 1], *size, normals, outline)
         views.append(functional.avg_pool2d(samples.movedim(-1, 1), supersample).movedim(1, -1))
     shown, latents = torch.cat(views).tensor_split([11], dim=-1)
     rgb, flat, alpha, depth, normal = shown.split([3, 3, 1, 1, 3], dim=-1)

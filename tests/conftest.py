@@ -40,7 +40,8 @@ def _annotated_modules() -> list[str]:
 
 
 install_import_hook(
-    [*_annotated_modules(), "threed.renderers.torch_ops", "threed.renderers.cuda_ops"], "annotations.check"
+    [*_annotated_modules(), *(f"threed.renderers.{each}" for each in ("torch_ops", "cuda_ops", "external"))],
+    "annotations.check",
 )
 torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
 

@@ -27,6 +27,8 @@ from threed.flags import (
     STEPS,
     STRENGTH,
     TEXTURE,
+    VRAM,
+    Backends,
     ControlName,
     ControlStrength,
     Device,
@@ -44,6 +46,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Vram,
     Watch,
     check_asset_flags,
     check_ranges,
@@ -144,6 +147,8 @@ class Text:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    backend: Backends = ()
+    vram: Vram = None
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -240,6 +245,7 @@ def checked(asked: Text) -> Request:
     check_cheaply(asked)
     request = resolve(asked)
     priors.check_prior(request)
+    request = priors.within(request, asked.vram)
     making.check_start(request)
     making.check_particles(request)
     return request
@@ -259,6 +265,7 @@ def check_cheaply(asked: Text) -> None:
         "faces": FACES,
         "texture_size": TEXTURE,
         "height": HEIGHT,
+        "vram": VRAM,
     }
     check_ranges(asked, ranges)
     check_asset_flags(asked)
@@ -272,6 +279,7 @@ def resolve(asked: Text) -> Request:
     formats = making.formats_of(asked.format)
     device = making.device_of(asked.device)
     recipe = making.with_flags(recipe, asked)
+    backends = making.backends_of(asked.backend, device, recipe)
     making.check_negative(recipe, asked)
     return Request(
         prompt=" ".join(asked.prompt.split()),
@@ -281,6 +289,7 @@ def resolve(asked: Text) -> Request:
         lora=priors.lora_of(asked),
         control=priors.control_of(asked),
         device=device,
+        backends=backends,
         formats=formats,
         recipe=recipe,
     )

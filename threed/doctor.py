@@ -129,6 +129,15 @@ def graphics() -> Iterator[Finding]:
         yield Finding("NOTE", "NVRTC", f"{what}: slow primitives", remedy)
 
 
+def backends() -> Iterator[Finding]:
+    """Which libraries of others are there; none of them is imported."""
+    from threed.renderers.external import LIBRARIES, installed
+
+    for name in LIBRARIES:
+        found = f"installed; --backend {name} turns it on" if installed(name) else "not installed, not needed"
+        yield Finding("OK", name, found)
+
+
 def memory() -> Iterator[Finding]:
     from threed.machine import MEMORY, total_memory
 
@@ -195,4 +204,4 @@ def weights() -> Iterator[Finding]:
     yield Finding("OK", "embedded prior", "complete, checksums agree")
 
 
-CHECKS = (system, packages, processor, graphics, memory, output, kernels, weights)
+CHECKS = (system, packages, processor, graphics, backends, memory, output, kernels, weights)

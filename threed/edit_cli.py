@@ -11,6 +11,7 @@ import tyro
 from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
+    Backends,
     ControlName,
     ControlStrength,
     Device,
@@ -24,6 +25,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Vram,
     Watch,
     said,
 )
@@ -61,6 +63,8 @@ class Edit:
     texture_size: TextureSize = None
     height: Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "as tall as it was")] = None
     device: Device = "cpu"
+    backend: Backends = ()
+    vram: Vram = None
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False

@@ -19,6 +19,7 @@ STRENGTH = (0.0, 10.0)
 FACES = (100, 60_000)
 TEXTURE = (64, 4096)
 HEIGHT = (0.001, 1000.0)
+VRAM = (2.0, 1000.0)
 
 
 def said(text: str, default: str | None = None, metavar: str | None = None, name: str | None = None) -> object:
@@ -61,6 +62,16 @@ TextureSize = Annotated[
 Faces = Annotated[int | None, said(f"Triangles at most, {FACES[0]} to {FACES[1]}.", "the recipe's")]
 Height = Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}.", "the recipe's")]
 Device = Annotated[str, said("Where to compute: cpu, cuda, mps, or auto: a GPU if there is one.")]
+Backends = Annotated[
+    tuple[str, ...],
+    said("Libraries of others in the place of kernels, on CUDA: tinycudann, nerfacc, nvdiffrast.", "none"),
+]
+Vram = Annotated[
+    float | None,
+    said(
+        f"Gigabytes that the device has for it, {VRAM[0]:g} to {VRAM[1]:g}: settings that fit are chosen.", "no limit"
+    ),
+]
 Watch = Annotated[bool, said("Show the run in the browser while it works, and the asset after it.", "off")]
 Resume = Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")]
 Overwrite = Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")]

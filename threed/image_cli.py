@@ -18,6 +18,8 @@ from threed.flags import (
     STEPS,
     STRENGTH,
     TEXTURE,
+    VRAM,
+    Backends,
     ControlName,
     ControlStrength,
     Device,
@@ -34,6 +36,7 @@ from threed.flags import (
     Seed,
     Steps,
     TextureSize,
+    Vram,
     Watch,
     check_asset_flags,
     check_ranges,
@@ -112,6 +115,8 @@ class Picture:
     texture_size: TextureSize = None
     height: Height = None
     device: Device = "cpu"
+    backend: Backends = ()
+    vram: Vram = None
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -140,6 +145,7 @@ def checked(asked: Picture) -> tuple[Request, Photograph, Photograph | None]:
     mask = photograph.read(asked.mask) if asked.mask else None
     request = resolve(asked, picture, mask)
     priors.check_prior(request)
+    request = priors.within(request, asked.vram)
     check_start(request)
     return request, picture, mask
 
@@ -152,7 +158,8 @@ def check_cheaply(asked: Picture) -> None:
     if asked.mask and not asked.remove_background:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
     ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
-    check_ranges(asked, ranges | {"control_strength": STRENGTH, "elevation": ELEVATION, "fov": FOV})
+    limits = {"control_strength": STRENGTH, "elevation": ELEVATION, "fov": FOV, "vram": VRAM}
+    check_ranges(asked, ranges | limits)
     check_asset_flags(asked)
 
 
@@ -163,6 +170,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
     recipe = making.with_flags(making.recipe_for("picture", asked.recipe), asked)
     formats = making.formats_of(asked.format)
     device = making.device_of(asked.device)
+    backends = making.backends_of(asked.backend, device, recipe)
     return Request(
         prompt=" ".join(asked.prompt.split()),
         seed=asked.seed,
@@ -170,6 +178,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         lora=priors.lora_of(asked),
         control=priors.control_of(asked),
         device=device,
+        backends=backends,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,
         recipe=recipe,

@@ -65,6 +65,24 @@ def device_of(name: str) -> str:
     return "cuda"
 
 
+def backends_of(names: Sequence[str], device: str, recipe: Recipe) -> tuple[str, ...]:
+    """Libraries of others, each once, and ready to be used. Raises Mistake."""
+    from threed.renderers.external import LIBRARIES, obstacle
+    from threed.renderers.ops import EXTERNAL
+
+    backends = tuple(dict.fromkeys(names))
+    for name in backends:
+        if name not in LIBRARIES:
+            raise unknown("backend", name, LIBRARIES)
+        if device != EXTERNAL:
+            raise Mistake(f"--backend {name} needs a CUDA device and this run has {device!r}; use --device cuda")
+        if not recipe.stages:
+            raise Mistake(f"recipe {recipe.name!r} optimises nothing that --backend {name} could; leave it out")
+        if reason := obstacle(name):
+            raise Mistake(f"{reason}, or leave --backend {name} out")
+    return backends
+
+
 def with_asset(recipe: Recipe, asked: Text | Picture) -> Recipe:
     """The recipe of an asset of the size that was asked for."""
     given = {name: getattr(asked, name) for name in ("faces", "texture_size", "height")}

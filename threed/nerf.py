@@ -26,7 +26,15 @@ from threed.renderers.ops import HashGrid, ops
 from threed.renderers.volume import Render, Sample
 from threed.sketch import Sketch
 
-FREE = ("resolution", "samples", "shape_rate", "colour_rate", "latents", "lenience")  # what may change in a later stage
+FREE = (
+    "resolution",
+    "samples",
+    "shape_rate",
+    "colour_rate",
+    "latents",
+    "lenience",
+    "deferred",
+)  # what may change in a later stage
 THRESHOLDS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # densities, per metre
 
 
@@ -36,6 +44,7 @@ class NeRFConfig:
     bound: float = 1.0  # metres, half the side of the cube
     samples: int = 48  # steps along a side of the cube
     resolution: int = 64  # pixels a side of the pictures that the prior sees
+    deferred: bool = False  # whether pictures are drawn again, piece by piece, for their gradient: in less memory
     occupancy: int = 64  # cells along a side of the occupancy grid
     start_radius: float = 0.5  # metres: every run starts from a soft ball
     start_slope: float = 16.0  # fall of its logit, per metre
@@ -103,7 +112,7 @@ class NeRF(nn.Module):
         """Square pictures of `size` pixels; the generator, if any, jitters the samples and asks what it is held to."""
         side = self.latents.side if self.latents else self.config.resolution
         size, step = size or side, 2 * self.config.bound / self.config.samples
-        render = volume.render(self, cameras, size, size, self.occupancy, step, generator)
+        render = volume.render(self, cameras, size, size, self.occupancy, step, generator, self.config.deferred)
         if generator is None or self.sketch is None:
             return render
         return replace(render, sketch=self.sketch(self.density, generator))

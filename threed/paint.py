@@ -66,10 +66,12 @@ class Paint(nn.Module):
         """Roughness, metallic and bump at points in metres; None for paint that is colour alone."""
         return None if self.gloss is None else self._finish
 
-    def drawn(self, mesh: Mesh, cameras: Cameras, size: int, supersample: int, smooth: bool = False) -> Render:
+    def drawn(
+        self, mesh: Mesh, cameras: Cameras, size: int, supersample: int, smooth: bool = False, deferred: bool = False
+    ) -> Render:
         """Square pictures of a mesh in this paint; with a finish, under a lamp at the first viewer's shoulder."""
         light = studio(cameras.azimuth[0]) if self.finish else None
-        return surface.render(mesh, cameras, size, size, supersample, smooth, self.seen, light, self.finish)
+        return surface.render(mesh, cameras, size, size, supersample, smooth, self.seen, light, self.finish, deferred)
 
     def continued(self, config: PaintConfig) -> Paint:
         """The same paint, at another rate, and a finish begun where it had none. Raises ValueError for other grids."""
@@ -114,6 +116,7 @@ class PaintedConfig:
     paint: PaintConfig = field(default_factory=lambda: PaintConfig(rate=0.03))
     resolution: int = 64  # pixels a side of the pictures that the prior sees
     supersample: int = 2  # samples along a side of a pixel
+    deferred: bool = False  # whether pictures are drawn again, piece by piece, for their gradient: in less memory
 
 
 class Painted(nn.Module):
@@ -139,7 +142,7 @@ class Painted(nn.Module):
         del generator
         latents, mesh = self.paint.latents, Mesh(self.vertices, self.faces)
         size = size or (latents.side if latents else self.config.resolution)
-        return self.paint.drawn(mesh, cameras, size, self.config.supersample)
+        return self.paint.drawn(mesh, cameras, size, self.config.supersample, deferred=self.config.deferred)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return self.paint.param_groups()

@@ -69,15 +69,12 @@ def picture_to_3d(
         if request.prompt:
             warn(request, run)
         shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
-    if recipe.stages:
-        seen = seen or sighted(shape, request, cutout)
-        wanted = target(shape.voxels, cutout, seen).to(request.device)
-        if isinstance(prior, NovelView):
-            with run.log.stage("read"):
+        if recipe.stages:
+            seen = seen or sighted(shape, request, cutout)
+            wanted = target(shape.voxels, cutout, seen).to(request.device)
+            if isinstance(prior, NovelView):
                 prior = informed(prior, wanted, request, run)
-        grown = staged(shape, request, run, prior, wanted)
-    else:
-        grown = shape
+    grown = staged(shape, request, run, prior, wanted) if recipe.stages else shape
     with run.log.stage("mesh"):
         asset = solidify(grown, request)
     with run.log.stage("camera"):

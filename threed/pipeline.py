@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from threed import pictures
+from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
@@ -38,6 +39,7 @@ from threed.reference import Target
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Mesh
+from threed.renderers.ops import using
 from threed.renderers.read import normalised, read
 from threed.renderers.shading import bent
 from threed.run import Request, Run
@@ -103,16 +105,19 @@ def staged(
 ) -> Shape | None:
     """What the recipe's stages make of a start, by a prior, by what a picture shows, or by both."""
     done = dict[str, Any]()
+    if request.thrift:
+        run.log.note(str(request.thrift))
     if request.recipe.wording and prior:
         prior = Worded(prior, request.recipe.wording)
-    for stage in request.recipe.stages:
-        with run.log.stage(f"begin {stage.name}"):
-            latents = latents_of(stage.scene, prior, request, run)
-            scene = begun(stage.scene, shape, request, copy.deepcopy(latents)).to(request.device)
-            fitted = together(scene, shape, stage, request, latents)
-        fit(fitted, stage, prior, request, run, done, target)
-        done[stage.name] = fitted.state_dict()
-        shape = scene.cpu()  # what follows is work for processors
+    with using(request.backends, run.log.note):
+        for stage in request.recipe.stages:
+            with run.log.stage(f"begin {stage.name}"):
+                latents = latents_of(stage.scene, prior, request, run)
+                scene = begun(stage.scene, shape, request, copy.deepcopy(latents)).to(request.device)
+                fitted = together(scene, shape, stage, request, latents)
+            fit(fitted, stage, prior, request, run, done, target)
+            done[stage.name] = fitted.state_dict()
+            shape = scene.cpu()  # what follows is work for processors
     return shape
 
 

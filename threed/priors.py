@@ -140,6 +140,23 @@ def check_checkpoint(request: Request) -> None:
         raise Mistake(str(error)) from error
 
 
+def within(request: Request, gigabytes: float | None) -> Request:
+    """The request with settings that fit into so much memory. Raises Mistake where none does."""
+    if gigabytes is None:
+        return request
+    if request.control:
+        raise Mistake("nobody has counted what a ControlNet takes; leave --vram or --control out")
+    from threed.distill.folder import UnreadablePrior
+    from threed.memory import planned
+
+    told = request.prior, request.lora, request.device
+    try:
+        recipe, thrift = planned(request.recipe, *told, gigabytes)
+    except UnreadablePrior as error:
+        raise Mistake(str(error)) from error
+    return replace(request, recipe=recipe, thrift=thrift)
+
+
 def load(request: Request) -> Prior:
     """The prior that a request names; of a checkpoint of others, the prompts are read now, and its text encoders gone.
 
@@ -152,6 +169,7 @@ def load(request: Request) -> Prior:
     from threed.distill.hub.instruct import Original
     from threed.distill.hub.steered import Steered
     from threed.kept import kept
+    from threed.memory import applied
     from threed.renderers.read import normalised, read
 
     if not is_checkpoint(request.prior):
@@ -160,7 +178,7 @@ def load(request: Request) -> Prior:
         checkpoint = found(request.prior, request.lora)
         if checkpoint.family.shown:
             return novel_view.load(checkpoint, request.device)
-        prior = text_to_image.load(checkpoint, request.device)
+        prior = applied(text_to_image.load(checkpoint, request.device), request.thrift)
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
         if checkpoint.family.edits:

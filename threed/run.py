@@ -68,6 +68,20 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Thrift:
+    """What keeps a run within so many gigabytes, beside the settings of its scenes."""
+
+    gigabytes: float
+    checkpointed: bool = False  # the prior's networks compute again what their gradient needs, block by block
+    side: int | None = None  # pixels of the pictures that the prior sees; None: its own
+
+    def __str__(self) -> str:
+        done = ["gradients deferred and checkpointed"] if self.checkpointed else []
+        done += [f"the prior sees {self.side} pixels a side"] if self.side else []
+        return f"for {self.gigabytes:g} GB: {', '.join(done) or 'nothing has to change'}"
+
+
+@dataclass(frozen=True)
 class Request:
     """Everything a run depends on, fully resolved: equal requests give equal bytes on the same machine."""
 
@@ -79,6 +93,8 @@ class Request:
     lora: str | None = None  # a file that is added to that
     control: Control | None = None
     device: str = "cpu"
+    backends: tuple[str, ...] = ()  # libraries of others, see renderers.external
+    thrift: Thrift | None = None  # how its prior is used, where memory is short
     formats: tuple[str, ...] = ("glb", "obj")
     picture: Source | None = None
     version: str = __version__

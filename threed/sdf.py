@@ -45,6 +45,7 @@ class SDFConfig:
     bound: float = 1.0  # metres, half the side of the cube
     samples: int = 64  # steps along a side of the cube
     resolution: int = 64  # pixels a side of the pictures that the prior sees
+    deferred: bool = False  # whether pictures are drawn again, piece by piece, for their gradient: in less memory
     occupancy: int = 64  # cells along a side of the occupancy grid
     start_radius: float = 0.5  # metres: every run starts from a ball
     beta: float = 0.05  # metres: how soft its surface is at first
@@ -121,7 +122,7 @@ class SDF(nn.Module):
     def render(self, cameras: Cameras, size: int | None = None, generator: torch.Generator | None = None) -> Render:
         """Square pictures of `size` pixels; the generator, if any, jitters the samples and asks for slopes anywhere."""
         size, step = size or self.config.resolution, 2 * self.config.bound / self.config.samples
-        render = volume.render(self, cameras, size, size, self.occupancy, step, generator)
+        render = volume.render(self, cameras, size, size, self.occupancy, step, generator, self.config.deferred)
         if generator is None:
             return render
         anywhere = (2 * torch.rand(EIKONAL_POINTS, 3, generator=generator).to(self.shape) - 1) * self.bound

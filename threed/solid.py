@@ -27,6 +27,7 @@ class SolidConfig:
     start_radius: float = 0.5  # metres: with nothing to begin from, a ball
     resolution: int = 64  # pixels a side of the pictures that the prior sees
     supersample: int = 2  # samples along a side of a pixel
+    deferred: bool = False  # whether pictures are drawn again, piece by piece, for their gradient: in less memory
 
 
 class Solid(nn.Module):
@@ -68,7 +69,7 @@ class Solid(nn.Module):
         """Square pictures of `size` pixels; nothing about them is random."""
         del generator
         size, mesh = size or self.config.resolution, self.surface()
-        return self.paint.drawn(mesh, cameras, size, self.config.supersample, smooth=True)
+        return self.paint.drawn(mesh, cameras, size, self.config.supersample, True, self.config.deferred)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [*self.tets.param_groups(), *self.paint.param_groups()]

@@ -79,10 +79,10 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        attribute, barycentric, *_ = ctx.saved_tensors
+        attribute, barycentric, *drawn = ctx.saved_tensors
         to_attribute = torch.zeros_like(attribute, memory_format=torch.contiguous_format)
         to_barycentric = torch.zeros_like(barycentric, memory_format=torch.contiguous_format)
-        launch(_interpolate_backward, *ctx.saved_tensors, gradient, to_attribute, to_barycentric)
+        launch(_interpolate_backward, attribute, barycentric, *drawn, gradient, to_attribute, to_barycentric)
         return to_attribute, to_barycentric, None, None
 
 

@@ -83,12 +83,12 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        attribute, barycentric, face, _ = ctx.saved_tensors
+        attribute, barycentric, face, faces = ctx.saved_tensors
         views, vertices, channels = attribute.shape
         wanted = ctx.needs_input_grad[0]
         to_attribute = torch.zeros_like(attribute, memory_format=torch.contiguous_format) if wanted else None
         to_barycentric = torch.empty_like(barycentric, memory_format=torch.contiguous_format)
-        given = *ctx.saved_tensors, vertices, channels, gradient, to_attribute, to_barycentric
+        given = attribute, barycentric, face, faces, vertices, channels, gradient, to_attribute, to_barycentric
         launch("raster", "interpolate_backward", face[0].numel() if views else 0, *given, rows=views)
         return to_attribute, to_barycentric, None, None
 

@@ -7,6 +7,7 @@ i + j res + k res^2 where the level's res^3 vertices fit, else i ^ j 2654435761 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -36,9 +37,16 @@ def hash_gradient(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "P F"], v: Float[Tensor, "N LF"], grid: HashGrid
 ) -> Float[Tensor, "N 3"]:
     """J(x)^T v with J the slope of `hash_encode`; differentiable in `table` and `v`, a constant in x."""
+    return slope(hash_encode, x, table, v, grid)
+
+
+def slope(
+    encode: Callable[[Tensor, Tensor, HashGrid], Tensor], x: Tensor, table: Tensor, v: Tensor, grid: HashGrid
+) -> Float[Tensor, "N 3"]:
+    """The same of any encoding that is differentiable twice."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(hash_encode(x, table, grid), x, v, create_graph=True)
+        (gradient,) = torch.autograd.grad(encode(x, table, grid), x, v, create_graph=True)
     return gradient if torch.is_grad_enabled() else gradient.detach()
 
 

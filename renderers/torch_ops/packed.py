@@ -28,21 +28,38 @@ def march(
     A ray is cut at (k + jitter) step for every integer k, and where it enters and leaves the cube; directions are unit.
     """
     shift = origins.new_zeros(len(origins)) if jitter is None else jitter
-    inverse = 1 / torch.where(directions.abs() < PARALLEL, PARALLEL, directions)
-    first, second = (-bound - origins) * inverse, (bound - origins) * inverse
-    enter = torch.minimum(first, second).amax(-1).clamp(min=0)
-    leave = torch.maximum(first, second).amin(-1)
+    enter, leave = crossing(origins, directions, bound)
     lowest = (enter / step - shift).floor()
     count = int(((leave - enter).amax() / step).ceil()) + 2 if (leave > enter).any() else 0
     cuts = (lowest[:, None] + torch.arange(count + 1, device=origins.device) + shift[:, None]) * step
     near, far = cuts[:, :-1].maximum(enter[:, None]), cuts[:, 1:].minimum(leave[:, None])
-    cells = len(occupied)
-    corner, along = (origins / bound + 1) * (cells / 2), directions / bound * (cells / 2)  # in units of cells
-    points = corner[:, None] + along[:, None] * ((near + far) / 2)[..., None]
-    i, j, k = points.long().clamp(0, cells - 1).unbind(-1)
-    ray, piece = (occupied[i, j, k] & (far > near)).nonzero(as_tuple=True)
+    inside = in_occupied(origins[:, None], directions[:, None], (near + far) / 2, occupied, bound)
+    ray, piece = (inside & (far > near)).nonzero(as_tuple=True)
     starts = functional.pad(torch.bincount(ray, minlength=len(origins)).cumsum(0), (1, 0))
     return Packed(starts, ray, near[ray, piece], far[ray, piece])
+
+
+def crossing(
+    origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], bound: float
+) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """Where rays enter and leave the cube [-bound, bound]^3; those that miss it leave before they enter."""
+    inverse = 1 / torch.where(directions.abs() < PARALLEL, PARALLEL, directions)
+    first, second = (-bound - origins) * inverse, (bound - origins) * inverse
+    return torch.minimum(first, second).amax(-1).clamp(min=0), torch.maximum(first, second).amin(-1)
+
+
+def in_occupied(
+    origins: Float[Tensor, "*#P 3"],
+    directions: Float[Tensor, "*#P 3"],
+    distance: Float[Tensor, "*P"],
+    occupied: Bool[Tensor, "G G G"],
+    bound: float,
+) -> Bool[Tensor, "*P"]:
+    """Whether the point at that distance lies in an occupied cell; outside the cube, whether the nearest one is."""
+    cells = len(occupied)
+    corner, along = (origins / bound + 1) * (cells / 2), directions / bound * (cells / 2)  # in units of cells
+    i, j, k = (corner + along * distance[..., None]).long().clamp(0, cells - 1).unbind(-1)
+    return occupied[i, j, k]
 
 
 def composite(
