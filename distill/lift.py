@@ -28,12 +28,10 @@ from torch.nn import functional
 from threed.distill import start
 from threed.distill.embedded import compute_dtype
 from threed.distill.folder import readable, restore
-from threed.distill.upsampler import kept
+from threed.distill.upsampler import CELLS, CHANNELS, kept, unfolded
 from threed.renderers.camera import Cameras
 from threed.renderers.voxels import TRUNCATION, Voxels, span
 
-CHANNELS = 4  # distance, red, green, blue
-CELLS = 8  # voxels of the volume in one of the lattice that the network works on
 EXTENT = 0.78  # of the frame's side, the longer side of the object's outline
 ROOM = 1.35  # of that side, a side of the lattice
 FOV = math.radians(40)  # of the camera, which sees the lattice's middle at the right size
@@ -151,13 +149,6 @@ def projected(places: Float[Tensor, "V 3"], cameras: Cameras) -> tuple[Float[Ten
     x, y, z = (places @ cameras.rotation).unbind(-1)
     half = (cameras.distance[:, None] - z) * (cameras.fov_y / 2).tan()[:, None]
     return torch.stack([x / half, -y / half], dim=-1), z
-
-
-def unfolded(cells: Float[Tensor, "B C G G G"]) -> Float[Tensor, "B 4 2*G 2*G 2*G"]:
-    """The channels of a voxel as the 2 x 2 x 2 that lie in it."""
-    b, _, g = cells.shape[:3]
-    cells = cells.contiguous().view(b, CHANNELS, 2, 2, 2, g, g, g).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return cells.reshape(b, CHANNELS, 2 * g, 2 * g, 2 * g)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Lift:
