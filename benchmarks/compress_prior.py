@@ -30,7 +30,8 @@ from threed.renderers.camera import orbit
 START = "start/model.safetensors"
 UPSAMPLER = "upsampler/model.safetensors"
 ANGLES = "angles/model.safetensors"
-WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", START, UPSAMPLER, ANGLES)
+LIFT = "lift/model.safetensors"
+WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", START, UPSAMPLER, ANGLES, LIFT)
 LARGE = 1 << 14  # numbers; smaller weights cost little as they are
 TIMES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 PROMPTS = ("a wooden barrel", "a small green pine tree", "a red car", "a stone tower with a blue roof", "")

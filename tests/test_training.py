@@ -23,12 +23,13 @@ import trimesh
 from rich.console import Console
 
 from threed import checkpoint, disk
-from threed.distill import angles
+from threed.distill import angles, lift
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import AnglesConfig
 from threed.distill.embedded import Embedded
 from threed.distill.folder import verify
+from threed.distill.lift import LiftConfig
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
@@ -97,8 +98,10 @@ def toy_settings(source: Path) -> Settings:
         upsampler=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         views=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         angles=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
+        lift=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         upsampling=UpsamplerConfig(width=8),
         viewing=AnglesConfig(width=8),
+        lifting=LiftConfig(resolution=16, flat=(8, 8, 16), told=8, solid=(8, 16)),
         # Not 8: the upsampler would halve it to 2, and of 2^3 voxels some CPUs make gradients that are no numbers.
         config=StartConfig(resolution=16, patch=8, components=16, width=64, layers=1),
         size="toy",
@@ -164,7 +167,9 @@ def test_the_folder_is_a_whole_prior(finished):
         if name not in ("SHA256SUMS", "README.md")
     }
     weights = {
-        f"{part}/{name}" for part in ("start", "upsampler", "angles") for name in ("config.json", "model.safetensors")
+        f"{part}/{name}"
+        for part in ("start", "upsampler", "angles", "lift")
+        for name in ("config.json", "model.safetensors")
     }
     assert {"prior.json", "text_encoder/NOTICE"} | weights <= set(files)
     told = json.loads(files["prior.json"])
@@ -181,6 +186,8 @@ def test_the_folder_loads_and_holds_the_averages(finished, settings):
         assert torch.equal(upsamplers.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "angles")["average"].items():
         assert torch.equal(angles.load(output).state_dict()[name], value.bfloat16().float()), name
+    for name, value in checkpoints(output, "lift")["average"].items():
+        assert torch.equal(lift.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "views")["average"].items():
         assert torch.equal(prior.unet.state_dict()[name], value.half().float()), name
 
@@ -194,6 +201,7 @@ def test_figures_are_of_what_was_used(finished):
             "start": starts.load,
             "upsampler": upsamplers.load,
             "angles": angles.load,
+            "lift": lift.load,
             "views": lambda folder: Embedded.load(folder).unet,
         }
         parameters = loaded[part](output)
@@ -207,7 +215,13 @@ def test_figures_are_of_what_was_used(finished):
 
 def test_work_is_told_while_it_goes_on(finished):
     output, _ = finished
-    for part, cache in (("start", "volumes"), ("upsampler", "fine"), ("views", "views"), ("angles", "views")):
+    for part, cache in (
+        ("start", "volumes"),
+        ("upsampler", "fine"),
+        ("views", "views"),
+        ("angles", "views"),
+        ("lift", "volumes"),
+    ):
         work = output / "work" / part
         assert (work / "samples.png").read_bytes().startswith(b"\x89PNG")
         steps = [record["step"] for record in records(work / "metrics.jsonl") if record["stage"] == "train"]
@@ -382,12 +396,13 @@ def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tm
         assert files[name] == (source / name).read_bytes()
     assert files["start/model.safetensors"] == (finished[0] / "start" / "model.safetensors").read_bytes()
     assert re.search(
-        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views, angles\.",
+        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views, angles, lift\.",
         files["README.md"].decode(),
     )
     verify(output)
     assert (
-        trained(assets, output, replace(settings, parts=("upsampler", "views", "angles")), cache=cache) == finished[1]
+        trained(assets, output, replace(settings, parts=("upsampler", "views", "angles", "lift")), cache=cache)
+        == finished[1]
     )
     assert product(output) == product(finished[0])
     assert not (output / "cache").exists()
@@ -402,6 +417,7 @@ def test_a_prior_is_gone_on_from(assets, settings, finished, tmp_path):
         upsampler=replace(settings.upsampler, **still),
         views=replace(settings.views, **still),
         angles=replace(settings.angles, **still),
+        lift=replace(settings.lift, **still),
         config=StartConfig(width=128),  # which counts for fresh ones alone
         source=finished[0],
         continued=True,
@@ -664,7 +680,7 @@ def test_a_card_without_licences_or_held_out_assets(assets):
     assert "Their licences are not stated in the captions file." in text
     assert "on the folder `my folder`" in text
     assert "| views | 1.5 M | 10 | 4 | 20 | 0 | 0.1235 |  |" in text
-    assert "taken over from `an old prior`, as far as it has it: start, upsampler, angles." in text
+    assert "taken over from `an old prior`, as far as it has it: start, upsampler, angles, lift." in text
 
 
 def test_a_gpu_is_compiled_for_where_that_can_be_done(monkeypatch):

@@ -1,14 +1,16 @@
 """A volume out of a picture that has the picture's outline and, on the side that it shows, its colours.
 
-The prior's angles tell from where the picture was taken, or else, roughly, what the start first makes of it does.
-Then the start is asked again, and every guess on the way to clean volumes is carved and grown until the outline is
-right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who sample under a
-measurement by projecting on it at every step). What sticks out beyond the outline in twice the resolution is cut off
-as well (space carving, Kutulakos and Seitz 2000).
+The prior's angles tell from where the picture was taken, and its lift makes a volume of it in one go. Where there is no
+lift, or there are words too, it is the start: without angles, what it first makes of the picture tells, roughly, from
+where that was taken. Then the start is asked again, and every guess on the way to clean volumes is carved and grown
+until the outline is right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who
+sample under a measurement by projecting on it at every step). What sticks out beyond the outline in twice the
+resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.cutout import Cutout
-from threed.distill import angles, embedded, start
+from threed.distill import angles, embedded, lift, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.hull import Carving, Sight
@@ -53,20 +55,13 @@ def carved(
     fov: float,
 ) -> tuple[VoxelField, Viewpoint]:
     """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
-    encode = kept(embedded.text_reader)(words.prior)
-    told = encode([words.prompt]), encode([words.negative])
-    network = kept(start.load)(words.prior, words.device)
+    begun = lifted if lifts(words) else dreamt
     try:
-        glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
-        glance = start.voxels_of(agreed(glances))
-        seen, trusted = sighted(words.prior, small, coloured(glance), cutout, elevation, fov)
-        led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
-        volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
-        coarse = start.voxels_of(agreed(volumes.cpu()))
-        hull = led.sight.hull(len(coarse.distance))
+        coarse, sight, seen = begun(words, small, cutout, elevation, fov)
+        hull = sight.hull(len(coarse.distance))
         coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
         fine = smoothed(upsampled(flattened(coarse), words.prior))
-        hull = led.sight.hull(len(fine.distance))
+        hull = sight.hull(len(fine.distance))
         fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
         shape = coloured(fine)
     except ValueError as error:
@@ -76,6 +71,39 @@ def carved(
         ) from error
     seen = placed(shape, cutout, seen)
     return VoxelField(spread(fine, seen, cutout, hull.symmetrical)), seen
+
+
+def lifts(words: Words) -> bool:
+    """Whether the prior makes volumes of pictures alone; words are only heard by its start."""
+    return not words.prompt and (words.prior / "lift").is_dir() and (words.prior / "angles").is_dir()
+
+
+def lifted(
+    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
+) -> tuple[Voxels, Sight, Viewpoint]:
+    """What the prior's lift makes of the picture, not yet carved. Raises ValueError where nothing is solid."""
+    azimuth, height = angles.believed(kept(angles.load)(words.prior), small).middle
+    at = Viewpoint(azimuth, height if elevation is None else elevation, fov)
+    volume = lift.lifted(kept(lift.load)(words.prior), small, math.radians(at.azimuth), math.radians(at.elevation))
+    coarse = lift.voxels_of(volume, volume.shape[-1])
+    shape = coloured(coarse)
+    seen = placed(shape, cutout, at)
+    return coarse, Sight.of(seen, coarse, cutout, OUTLINE, trust(shape, cutout, seen)), seen
+
+
+def dreamt(
+    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
+) -> tuple[Voxels, Sight, Viewpoint]:
+    """What the start makes of picture and words, led to the outline at every step. Raises ValueError."""
+    encode = kept(embedded.text_reader)(words.prior)
+    told = encode([words.prompt]), encode([words.negative])
+    network = kept(start.load)(words.prior, words.device)
+    glances = start.sample(network, *told, GLANCES, seeded(words.seed), GLANCE_STEPS, picture=small).cpu()
+    glance = start.voxels_of(agreed(glances))
+    seen, trusted = sighted(words.prior, small, coloured(glance), cutout, elevation, fov)
+    led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
+    volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
+    return start.voxels_of(agreed(volumes.cpu())), led.sight, seen
 
 
 def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:

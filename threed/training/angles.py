@@ -72,9 +72,20 @@ def likely(angle: Float[Tensor, "B"], lowest: float, bins: int, period: float = 
 
 def framed(picture: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
     """With the object, of which the last channel is alpha, in the middle and EXTENT of the frame long."""
-    side = picture.shape[-1]
-    axis = (torch.arange(side, device=picture.device) + 0.5) * (2 / side) - 1
-    inside = picture[:, -1] > 0.5
+    scale, middle = outline(picture[:, -1:])
+    frame = scale[:, None, None] * torch.eye(2, device=picture.device)
+    grid = functional.affine_grid(torch.cat([frame, middle[:, :, None]], dim=2), [*picture.shape], align_corners=False)
+    return functional.grid_sample(picture, grid, align_corners=False)
+
+
+def outline(alpha: Float[Tensor, "N 1 H W"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 2"]]:
+    """Of squares in which the object is EXTENT long: their sides, and their middles, right and down.
+
+    In half sides of the frame.
+    """
+    side = alpha.shape[-1]
+    axis = (torch.arange(side, device=alpha.device) + 0.5) * (2 / side) - 1
+    inside = alpha[:, 0] > 0.5
     ends = []
     for across in (1, 2):  # columns, then rows
         there = inside.any(across)
@@ -83,10 +94,7 @@ def framed(picture: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         ends.append(torch.where(there.any(1), torch.stack([low, high]), torch.tensor([[-1.0], [1.0]]).to(low)))
     (left, right), (top, bottom) = ends
     scale = torch.maximum(right - left, bottom - top) / (2 * EXTENT)
-    frame = scale[:, None, None] * torch.eye(2, device=picture.device)
-    middle = torch.stack([left + right, top + bottom], dim=1)[:, :, None] / 2
-    grid = functional.affine_grid(torch.cat([frame, middle], dim=2), [*picture.shape], align_corners=False)
-    return functional.grid_sample(picture, grid, align_corners=False)
+    return scale, torch.stack([left + right, top + bottom], dim=1) / 2
 
 
 def fresh(config: AnglesConfig, seed: int) -> Angles:

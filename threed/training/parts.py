@@ -16,16 +16,19 @@ from torch import nn
 
 from threed import checkpoint
 from threed.distill import angles as seen_from
+from threed.distill import lift as lifts
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import Angles
 from threed.distill.embedded import Embedded
+from threed.distill.lift import Lift
 from threed.distill.start import Start, StartConfig
 from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
 from threed.training import angles as angles_training
+from threed.training import lift as lift_training
 from threed.training import start as start_training
 from threed.training import upsampler as upsampler_training
 from threed.training import views, views_cache, volumes
@@ -33,6 +36,7 @@ from threed.training.angles import AnglesLoss
 from threed.training.cache import FEWEST, rows_in_common
 from threed.training.captions import spoken
 from threed.training.collection import Item, gather, held_out
+from threed.training.lift import LiftLoss
 from threed.training.loop import Loss
 from threed.training.pairs import Pairs
 from threed.training.settings import Settings, has
@@ -292,6 +296,38 @@ def angles(job: Job) -> Trainee:
     )
 
 
+def lift(job: Job) -> Trainee:
+    """What makes a volume of a picture whose camera is known."""
+    settings, device = job.settings, job.settings.device
+    config = replace(settings.lifting, size=job.prior.image_size)
+    if settings.continued and has(settings.source, "lift"):
+        network = lifts.load(settings.source).requires_grad_(True)
+        config = network.config
+    else:
+        network = lift_training.fresh(config, settings.lift.seed)
+    train, held = job.assets(volumes.build, "volumes", Lattice(config.resolution))
+    seen, seen_held = job.assets(views_cache.build, "views", shots(job.prior, settings))
+
+    def loss(items: Sequence[Item], volumes: Volumes, cache: Cache) -> LiftLoss:
+        return LiftLoss.of(Pairs.of(items, volumes, cache)).to(device)
+
+    def save(trained: nn.Module, steps: int) -> None:
+        del steps  # nobody asks it for them
+        assert isinstance(trained, Lift)
+        lift_training.write(job.work, trained)
+
+    learned = loss(job.data.train, train, seen)
+    left = loss(job.data.held_out, held, seen_held) if held and seen_held else None
+    return Trainee(
+        network=network.to(device),
+        loss=learned,
+        held_out=left,
+        sheet=partial(lift_training.sheet, loss=left or learned),
+        save=save,
+        used=(len(learned.pairs), len(left.pairs) if left else 0),
+    )
+
+
 def shots(prior: Embedded, settings: Settings) -> views_cache.Shots:
     """The pictures that this prior knows."""
     return replace(settings.shots, size=prior.image_size, fov_y=prior.conventions.fov_y)
@@ -309,4 +345,5 @@ TRAINEES: dict[str, Callable[[Job], Trainee]] = {
     "upsampler": upsampler,
     "views": pictures,
     "angles": angles,
+    "lift": lift,
 }

@@ -25,6 +25,7 @@ PIECES = (
     "start",
     "upsampler",
     "angles",
+    "lift",
     "prior.json",
 )
 LOCK = "work/lock"  # by which a folder is known as this program's

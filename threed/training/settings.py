@@ -7,13 +7,26 @@ from pathlib import Path
 
 from threed.distill.angles import AnglesConfig
 from threed.distill.folder import SHIPPED
+from threed.distill.lift import LiftConfig
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.training.loop import Schedule
 from threed.training.views_cache import Shots
 
-PARTS = ("start", "upsampler", "views", "angles")  # what a prior consists of, in the order in which they are trained
-SHARES = {"start": 0.3, "upsampler": 0.15, "views": 0.4, "angles": 0.15}  # of the minutes that all parts have together
+PARTS = (
+    "start",
+    "upsampler",
+    "views",
+    "angles",
+    "lift",
+)  # what a prior consists of, in the order in which they are trained
+SHARES = {
+    "start": 0.25,
+    "upsampler": 0.1,
+    "views": 0.3,
+    "angles": 0.1,
+    "lift": 0.25,
+}  # of the minutes that all parts have together
 WARMUP = 200  # steps, or a fifth of all
 GENTLE = 0.5  # share of the learning rate that weights are trained on with
 
@@ -26,9 +39,11 @@ class Settings:
     upsampler: Schedule
     views: Schedule
     angles: Schedule
+    lift: Schedule
     config: StartConfig = field(default_factory=StartConfig)  # of a fresh start
     upsampling: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # of a fresh upsampler
     viewing: AnglesConfig = field(default_factory=AnglesConfig)  # of fresh angles; the size is that of the views
+    lifting: LiftConfig = field(default_factory=LiftConfig)  # of a fresh lift; the size is that of the views
     size: str = "small"  # of a fresh views prior, in `views.SIZES`
     shots: Shots = field(default_factory=Shots)  # size and field of view are the source's
     parts: tuple[str, ...] = PARTS
@@ -46,6 +61,7 @@ class Settings:
             "upsampler": self.upsampler,
             "views": self.views,
             "angles": self.angles,
+            "lift": self.lift,
         }[part]
 
     def seconds(self, part: str) -> float | None:
@@ -70,6 +86,7 @@ PRESETS = {
         upsampler=lasting(Schedule(1, batch=16, rate=1e-3, final=0.02), 2_500),
         views=lasting(Schedule(1, batch=32, rate=5e-4, final=0.02), 4_500),
         angles=lasting(Schedule(1, batch=128, rate=2e-3, final=0.02, weight_decay=0.05), 2_000),
+        lift=lasting(Schedule(1, batch=16, rate=1.5e-3, final=0.02, weight_decay=0.02, ema=0.995), 2_500),
     ),
     "cuda": Settings(
         start=lasting(Schedule(1, batch=256, rate=2e-3, final=0.02, optimizer="muon"), 20_000),
@@ -77,6 +94,7 @@ PRESETS = {
         # Of 320 pictures the groups are always the same, and a compiled network is compiled once.
         views=lasting(Schedule(1, batch=320, rate=6e-4, final=0.02), 40_000),
         angles=lasting(Schedule(1, batch=512, rate=2e-3, final=0.02, weight_decay=0.05), 10_000),
+        lift=lasting(Schedule(1, batch=64, rate=1.5e-3, final=0.02, weight_decay=0.02), 20_000),
         config=StartConfig(width=512, layers=12),
         size="medium",
         device="cuda",

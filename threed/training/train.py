@@ -149,6 +149,7 @@ def asked(settings: Settings, data: Data, part: str) -> dict[str, Any]:
         "start": {"config": asdict(settings.config)},
         "upsampler": {"config": asdict(settings.upsampling)},
         "angles": {"config": asdict(settings.viewing), "shots": asdict(settings.shots)},
+        "lift": {"config": asdict(settings.lifting), "shots": asdict(settings.shots)},
         "views": {"shots": asdict(settings.shots)} | size,
     }
     found: dict[str, Any] = json.loads(json.dumps(about | own[part]))
