@@ -35,14 +35,17 @@ from threed.distill.losses import LEARNING
 from threed.distill.prior import Pictures
 from threed.exporters import export
 from threed.machine import set_threads
+from threed.paint import PaintedConfig
 from threed.pictures import agreement, portraits, sheet
 from threed.pipeline import shaped, solidify, text_to_3d
-from threed.recipes import RECIPES, Recipe
+from threed.recipes import RECIPES, Recipe, Stage
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
+from threed.renderers.light import studio
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.run import Request, Run
+from threed.solid import SolidConfig
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 128  # pixels a side of the compared pictures
@@ -58,6 +61,11 @@ def led(recipe: Recipe) -> bool:
 
 FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "sphere"]
 LED = FROM_NOTHING + [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "mesh"]
+
+
+def finished(stage: Stage) -> bool:
+    """Whether it draws its pictures under a lamp, see `threed.paint`."""
+    return isinstance(stage.scene, SolidConfig | PaintedConfig) and stage.scene.paint.finish
 
 
 def coloured(name: str, parts: Sequence[tuple[trimesh.Trimesh, np.ndarray]], palette: Sequence[str]) -> Asset:
@@ -115,11 +123,12 @@ def chair() -> Asset:
 SOLIDS: dict[str, Callable[[], Asset]] = {make.__name__: make for make in (barrel, box, torus, chair)}
 
 
-def oracle(truth: Asset, size: int, std: float) -> ViewOracle:
-    """A prior that knows `truth` from every side, for pictures of `size` pixels."""
+def oracle(truth: Asset, size: int, std: float, lamp: bool = False) -> ViewOracle:
+    """A prior that knows `truth` from every side, for pictures of `size` pixels, and the lamp of a finish."""
 
     def picture(cameras: Cameras, kinds: tuple[str, ...], background: Tensor, size: int) -> Tensor:
-        return Pictures(cameras, kinds, background).of(surface.render(truth, cameras, size, size))
+        light = studio(cameras.azimuth[0]) if lamp else None
+        return Pictures(cameras, kinds, background).of(surface.render(truth, cameras, size, size, light=light))
 
     return ViewOracle(picture, std, size)
 
@@ -138,11 +147,12 @@ def made(truth: Asset, request: Request, std: float, folder: Path) -> tuple[dict
     """Figures of one run."""
     with Run.create(folder, request) as run:
         began = time.perf_counter()
-        prior = oracle(truth, request.recipe.stages[0].scene.resolution, std)
+        stages = request.recipe.stages
+        prior = oracle(truth, stages[0].scene.resolution, std, any(finished(stage) for stage in stages))
         text_to_3d(request, run, prior)
         seconds = time.perf_counter() - began
         exported = read(run.path("asset.glb"))
-        stages = run.log.seconds()
+        took = run.log.seconds()
         shape = shaped(request, run, prior)  # which the run has finished
     asset = solidify(shape, request)  # once more, because the run's own asset has left its place
     cameras = orbit(16)
@@ -154,7 +164,7 @@ def made(truth: Asset, request: Request, std: float, folder: Path) -> tuple[dict
     values = [value for render in renders for value in agreement(render, expected)]
     figures = dict(zip(FIGURES, (*values, seconds), strict=True))
     row = {"solid": truth.name, **{name: round(value, 3) for name, value in figures.items()}}
-    return row | {"triangles": len(asset.mesh.faces), "stages": stages}, asset
+    return row | {"triangles": len(asset.mesh.faces), "stages": took}, asset
 
 
 def every(solids: Sequence[str], std: float) -> None:
