@@ -240,6 +240,13 @@ def test_a_hub_that_says_no(sd, hub, capsys, error, said):
     assert said in complaint(capsys, *DREAM, "--prior", "sd:DeepFloyd/IF")
 
 
+def test_what_cannot_be_compiled(sd, capsys, monkeypatch):
+    assert "--compile belongs to text-to-image checkpoints" in complaint(capsys, *DREAM, "--compile")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    said = complaint(capsys, *DREAM, "--prior", "sd:sd", "--compile")
+    assert "--compile needs a C++ compiler, and none is found; install one, or leave --compile out" in said
+
+
 def test_offline_means_offline(sd, hub, capsys, monkeypatch):
     import huggingface_hub
 
