@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ from threed.cli import main as threed
 from threed.distill.folder import UnreadablePrior
 from threed.distill.hub.checkpoint import header
 from threed.errors import Mistake
-from threed.exporters import glb, gltf, obj, ply, stl
+from threed.exporters import draco, glb, gltf, obj, ply, stl, usdz
 from threed.exporters.collider import hull
 from threed.renderers.mesh import Asset, Material, Mesh
 
@@ -85,7 +86,8 @@ def checked(path: Path) -> None:
 
 
 READERS: dict[str, Reader] = {
-    **{kind: (checked, (), f"it.{kind}") for kind in ("glb", "gltf", "obj", "ply", "stl")},
+    **{kind: (checked, (), f"it.{kind}") for kind in ("glb", "gltf", "obj", "ply", "stl", "usdz")},
+    "draco": (checked, (), "it_draco.glb"),
     **{kind: (photograph.read, (Mistake,), f"it.{kind}") for kind in ("png", "jpg", "webp", "gif", "tiff", "bmp")},
     **{kind: (rows.read, (Mistake,), f"rows.{kind}") for kind in ("csv", "jsonl")},
     "safetensors": (header, (UnreadablePrior,), "weights.safetensors"),
@@ -101,8 +103,8 @@ def whole(folder: Path) -> None:
     faces = torch.randint(12, (len(mesh.faces), 3))
     material = Material(picture, roughness_metallic=torch.rand(8, 8, 2))
     asset = Asset("it", Mesh(mesh.vertices, mesh.faces), uvs, faces, material)
-    files = {"it.glb": glb.encode(asset, {"it-convcolonly": mesh})}
-    for encoder, name in ((gltf, "it.gltf"), (obj, "it.obj"), (ply, "it.ply"), (stl, "it.stl")):
+    files = {"it.glb": glb.encode(asset, {"it-convcolonly": mesh}), "it_draco.glb": draco.encode(asset)}
+    for encoder, name in ((gltf, "it.gltf"), (obj, "it.obj"), (ply, "it.ply"), (stl, "it.stl"), (usdz, "it.usdz")):
         files |= encoder.encode_files(asset, name)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -119,14 +121,18 @@ def whole(folder: Path) -> None:
 
 
 def changed(content: bytes, name: str, dice: random.Random) -> bytes:
-    """One to eight changes; of a GLB, half of the time in its JSON, with lengths that fit."""
+    """One to eight changes; of a GLB, half of the time in its JSON, with lengths that fit, of a USDZ in its scene."""
     if name.endswith(".glb") and dice.random() < 0.5:
         length = struct.unpack_from("<I", content, 12)[0]
         text = changed_text(content[20 : 20 + length], dice)
         text += b" " * (-len(text) % 4)
         rest = content[20 + length :]
         return b"glTF" + struct.pack("<III4s", 2, 20 + len(text) + len(rest), len(text), b"JSON") + text + rest
-    textual = name.endswith((".gltf", ".obj", ".csv", ".jsonl"))
+    if name.endswith(".usdz") and dice.random() < 0.8:  # an archive that is whole, as its sums would tell
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            scene, *others = ((each.filename, archive.read(each)) for each in archive.infolist())
+        return usdz.archived({scene[0]: changed(scene[1], scene[0], dice), **dict(others)})
+    textual = name.endswith((".gltf", ".obj", ".csv", ".jsonl", ".usda"))
     for _ in range(dice.randint(1, 8)):
         content = changed_text(content, dice) if textual and dice.random() < 0.7 else changed_bytes(content, dice)
     return content

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Integer, Num
 
 from threed.exporters import glb
+from threed.renderers.draco import EXTENSION
 from threed.renderers.gltf import COMPONENTS, WIDTHS
 from threed.renderers.mesh import Asset, Mesh
 
-EXTENSION = "KHR_draco_mesh_compression"
 POSITION_BITS, UV_BITS, NORMAL_BITS = 14, 14, 10
 LEVEL = 7  # of effort, 0 to 10; more took longer for larger files
 TANGENT = 0  # its number in the stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,13 @@ MOST_PIXELS = 2**27  # of all pictures together: eight of 4096 a side
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "TGA")
 # Godot's suffixes and Unreal's prefixes of meshes that nobody sees.
 COLLIDER = re.compile(r"^U(CX|BX|SP|CP)_|-(conv)?col(only)?$")
+
+
+class NotInstalled(ValueError):
+    """A package that this file wants is not there; `extra` is what of the project brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'needs the package {package}; pip install "threed-assets[{extra}]"')
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,33 @@ class Folder:
             raise ValueError(
                 f"its pictures have more than {MOST_PIXELS >> 21} megapixels each or {MOST_PIXELS >> 20} together"
             )
+
+
+def placed(primitive: Primitive, matrix: Float[np.ndarray, "4 4"]) -> Primitive:
+    """Moved into the world; normals and tangents stay as long as they were."""
+    if (matrix == np.eye(4)).all():
+        return primitive  # where -0 stays what it is
+    linear = matrix[:3, :3]
+    mirrored = np.linalg.det(linear) < 0
+    normals, tangents = primitive.normals, primitive.tangents
+    if tangents is not None:
+        sign = -tangents[:, 3:] if mirrored else tangents[:, 3:]
+        tangents = np.concatenate([_turned(tangents[:, :3], linear.T), sign], axis=1)
+    return replace(
+        primitive,
+        vertices=primitive.vertices @ linear.T + matrix[:3, 3],
+        faces=primitive.faces[:, ::-1].copy() if mirrored else primitive.faces,
+        normals=None if normals is None else _turned(normals, np.linalg.pinv(linear)),
+        tangents=tangents,
+    )
+
+
+def _turned(vectors: Float[np.ndarray, "V 3"], matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "V 3"]:
+    moved = vectors @ matrix
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    return moved / np.where(length > 0, length, 1) * np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def share(number: object) -> float:
+    """Within 0 and 1."""
+    return min(1.0, max(0.0, float(number)))  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """glTF 2.0, read strictly: `document` follows the specification's section 3, and every number in a file is checked.
 
 Bones, animations, cameras, lights and opacity are left out, and so are points and lines. Of the extensions, quantized
-attributes, moved and WebP textures, and the diffuse colours of specular-glossiness materials are read; a file that
-needs others, such as compressed geometry, is refused.
+attributes, geometry that Draco compressed (`draco`), moved and WebP textures, and the diffuse colours of
+specular-glossiness materials are read; a file that needs others is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,22 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from PIL import Image
 
-from threed.renderers.document import MOST_FACES, MOST_PRIMITIVES, Document, Folder, Primitive, Skin
+from threed.renderers import draco
+from threed.renderers.document import MOST_FACES, MOST_PRIMITIVES, Document, Folder, Primitive, Skin, placed, share
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 NEEDED = ("POSITION", "NORMAL", "TANGENT", "TEXCOORD_0", "COLOR_0")
 TRIANGLES, STRIP, FAN = 4, 5, 6
 SPECULAR = "KHR_materials_pbrSpecularGlossiness"
-READABLE = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_materials_unlit", SPECULAR}
+READABLE = {
+    "KHR_mesh_quantization",
+    "KHR_texture_transform",
+    "EXT_texture_webp",
+    "KHR_materials_unlit",
+    SPECULAR,
+    draco.EXTENSION,
+}
 MOST_NUMBERS = 2**26  # in all attributes together
 MOST_VALUES = 2**21  # in JSON, each of which takes some hundred bytes
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
@@ -92,7 +99,7 @@ class _Reader:
     def __init__(self, tree: Tree, binary: bytes | None, folder: Folder) -> None:
         self.tree, self.binary, self.folder, self.numbers = tree, binary, folder, MOST_NUMBERS
         self.buffer, self.accessor = cache(self._buffer), cache(self._accessor)
-        self.triangles, self.skin = cache(self._triangles), cache(self._skin)
+        self.triangles, self.skin, self.stream = cache(self._triangles), cache(self._skin), cache(self._stream)
 
     def document(self, size: int) -> Document:
         required = tuple(str(name) for name in self.tree.get("extensionsRequired", []))
@@ -140,13 +147,12 @@ class _Reader:
         return corners // 3 if primitive.get("mode", TRIANGLES) == TRIANGLES else corners
 
     def primitive(self, name: str, primitive: Tree, matrix: Float[np.ndarray, "4 4"]) -> Primitive:
-        attributes = primitive["attributes"]
-        found = {key: self.accessor(attributes[key]) for key in NEEDED if key in attributes}
+        found, faces = self.geometry(primitive)
         positions = found["POSITION"]
         if any(len(x) != len(positions) for x in found.values()):
             raise ValueError("its attributes have different counts")
-        indices = primitive.get("indices")
-        faces = self.triangles(indices, len(positions), primitive.get("mode", TRIANGLES))
+        if faces is None:
+            faces = self.triangles(primitive.get("indices"), len(positions), primitive.get("mode", TRIANGLES))
         material = primitive.get("material")
         plain = Primitive(
             name,
@@ -160,8 +166,33 @@ class _Reader:
             found["COLOR_0"][:, :3].astype(float) if "COLOR_0" in found else None,
             Skin() if material is None else self.skin(material),
         )
-        # Where nothing is to be done, nothing is: -0 stays what it is.
-        return plain if (matrix == np.eye(4)).all() else _placed(plain, matrix)
+        return placed(plain, matrix)
+
+    def geometry(self, primitive: Tree) -> tuple[dict[str, Num[np.ndarray, "N C"]], Int[np.ndarray, "F 3"] | None]:
+        """Its attributes, and its triangles where Draco has them; a plain copy beside is preferred."""
+        attributes = {key: primitive["attributes"][key] for key in NEEDED if key in primitive["attributes"]}
+        said = primitive.get("extensions", {}).get(draco.EXTENSION)
+        if said is None or "bufferView" in _item(self.tree, "accessors", attributes["POSITION"]):
+            return {key: self.accessor(index) for key, index in attributes.items()}, None
+        faces, streamed = self.stream(said["bufferView"], self.count(primitive))
+        places = said["attributes"]
+        return {
+            key: _normalised(streamed[places[key]], _item(self.tree, "accessors", index))
+            if key in places
+            else self.accessor(index)
+            for key, index in attributes.items()
+        }, faces
+
+    def _stream(self, view: int, most: int) -> tuple[Int[np.ndarray, "F 3"], dict[int, Num[np.ndarray, "N C"]]]:
+        """What Draco compressed into a buffer view."""
+        faces, attributes = draco.decoded(self.view(view)[0], most)
+        self.spend(sum(x.size for x in attributes.values()))
+        return faces, attributes
+
+    def spend(self, numbers: int) -> None:
+        self.numbers -= numbers
+        if self.numbers < 0:
+            raise ValueError(f"it has more than {MOST_NUMBERS} numbers; simplify it")
 
     def _triangles(self, indices: int | None, vertices: int, mode: int) -> Int[np.ndarray, "F 3"]:
         """Of an index accessor, or of the vertices one after the other."""
@@ -202,13 +233,11 @@ class _Reader:
         return content[start:end], _natural(view.get("byteStride", 0), "a byteStride")
 
     def _accessor(self, index: int) -> Num[np.ndarray, "N C"]:
-        """Floats; integers as they are, or in [-1, 1] where they are normalised (section 3.6.2)."""
+        """Floats and integers, see `_normalised`."""
         said = _item(self.tree, "accessors", index)
         kind, width = COMPONENTS[said["componentType"]], WIDTHS[said["type"]]
         count = _natural(said["count"], "a count")
-        self.numbers -= count * width
-        if self.numbers < 0:
-            raise ValueError(f"it has more than {MOST_NUMBERS} numbers; simplify it")
+        self.spend(count * width)
         values = np.zeros((count, width), kind)
         if "bufferView" in said:
             values = self.elements(said["bufferView"], said.get("byteOffset", 0), count, width, kind)
@@ -218,9 +247,7 @@ class _Reader:
             where = self.elements(at["bufferView"], at.get("byteOffset", 0), some, 1, COMPONENTS[at["componentType"]])
             values = values.copy()
             values[where[:, 0]] = self.elements(new["bufferView"], new.get("byteOffset", 0), some, width, kind)
-        if said.get("normalized") and values.dtype.kind in "iu":
-            return np.maximum(values / np.iinfo(values.dtype).max, -1.0)
-        return values
+        return _normalised(values, said)
 
     def elements(self, view: object, offset: object, count: int, width: int, kind: str) -> Num[np.ndarray, "N C"]:
         """Read where they are, which must be inside."""
@@ -240,13 +267,13 @@ class _Reader:
             ("baseColorTexture", "baseColorFactor") if specular is None else ("diffuseTexture", "diffuseFactor")
         )
         told = surface if specular is None else specular
-        red, green, blue = (_share(x) for x in told.get(factor, [1, 1, 1])[:3])
+        red, green, blue = (share(x) for x in told.get(factor, [1, 1, 1])[:3])
         return Skin(
             color=self.texture(told.get(look)),
             factor=(red, green, blue),
             shine=self.texture(surface.get("metallicRoughnessTexture")),
-            roughness=_share(surface.get("roughnessFactor", 1.0)),
-            metallic=_share(surface.get("metallicFactor", 1.0)) if specular is None else 0.0,
+            roughness=share(surface.get("roughnessFactor", 1.0)),
+            metallic=share(surface.get("metallicFactor", 1.0)) if specular is None else 0.0,
             bumps=self.texture(said.get("normalTexture")),
             occlusion=self.texture(said.get("occlusionTexture")),
         )
@@ -280,6 +307,13 @@ class _Reader:
             raise ValueError(f"image {source} cannot be read: {error}") from error
 
 
+def _normalised(values: Num[np.ndarray, "N C"], accessor: Tree) -> Num[np.ndarray, "N C"]:
+    """Integers as they are, or in [-1, 1] where an accessor calls them normalised (section 3.6.2)."""
+    if accessor.get("normalized") and values.dtype.kind in "iu":
+        return np.maximum(values / np.iinfo(values.dtype).max, -1.0)
+    return values
+
+
 def _matrix(node: Tree) -> Float[np.ndarray, "4 4"]:
     """From a node's space to that above it (section 3.5.2)."""
     if "matrix" in node:
@@ -298,35 +332,7 @@ def _matrix(node: Tree) -> Float[np.ndarray, "4 4"]:
     return found
 
 
-def _placed(primitive: Primitive, matrix: Float[np.ndarray, "4 4"]) -> Primitive:
-    """Moved into the world; normals and tangents stay as long as they were."""
-    linear = matrix[:3, :3]
-    mirrored = np.linalg.det(linear) < 0
-    normals, tangents = primitive.normals, primitive.tangents
-    if tangents is not None:
-        sign = -tangents[:, 3:] if mirrored else tangents[:, 3:]
-        tangents = np.concatenate([_turned(tangents[:, :3], linear.T), sign], axis=1)
-    return replace(
-        primitive,
-        vertices=primitive.vertices @ linear.T + matrix[:3, 3],
-        faces=primitive.faces[:, ::-1].copy() if mirrored else primitive.faces,
-        normals=None if normals is None else _turned(normals, np.linalg.pinv(linear)),
-        tangents=tangents,
-    )
-
-
-def _turned(vectors: Float[np.ndarray, "V 3"], matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "V 3"]:
-    moved = vectors @ matrix
-    length = np.linalg.norm(moved, axis=1, keepdims=True)
-    return moved / np.where(length > 0, length, 1) * np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def _wide(values: Num[np.ndarray, "N C"], width: int) -> Float[np.ndarray, "N W"]:
     if values.shape[1] != width:
         raise ValueError(f"an attribute has {values.shape[1]} numbers a vertex, not {width}")
     return values.astype(float)
-
-
-def _share(number: object) -> float:
-    """Within 0 and 1."""
-    return min(1.0, max(0.0, float(number)))  # type: ignore[arg-type]

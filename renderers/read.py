@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from threed.renderers import gltf, trimeshes
+from threed.renderers import gltf, trimeshes, usd
 from threed.renderers.colour import linear_from_srgb, srgb_from_linear
-from threed.renderers.document import MOST_BYTES, Document, Primitive, Skin
+from threed.renderers.document import MOST_BYTES, Document, NotInstalled, Primitive, Skin
 from threed.renderers.mesh import UNIT_SLACK, Asset, Material, Mesh
 
 FORMATS = {
@@ -32,6 +32,7 @@ FORMATS = {
     ".obj": trimeshes.document,
     ".ply": trimeshes.document,
     ".stl": trimeshes.document,
+    ".usdz": usd.document,
 }
 SUFFIXES = tuple(FORMATS)
 MOST_TEXELS = 2048  # along a side of one texture; larger ones are reduced
@@ -86,6 +87,8 @@ def opened(path: Path | str) -> Document:
         raise ValueError(f"{str(path)!r} is larger than {MOST_BYTES >> 20} MiB; simplify it first")
     try:
         return FORMATS[path.suffix.lower()](path)
+    except NotInstalled as error:
+        raise ValueError(f"{str(path)!r} {error}") from error
     except Exception as error:  # whatever a malformed file makes the parser trip over
         raise ValueError(f"{str(path)!r} cannot be parsed ({error}); export it again") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from dataclasses import replace
 
 import DracoPy
@@ -19,7 +20,7 @@ from threed.exporters.package import Wanted, packed
 from threed.exporters.presets import PRESETS
 from threed.renderers.gltf import chunks
 from threed.renderers.mesh import Mesh
-from threed.renderers.read import opened
+from threed.renderers.read import colliders, opened, read
 
 HULL = {"it_00-convcolonly": box((1, 2, 3))}
 
@@ -77,6 +78,93 @@ def test_what_was_closed_stays_closed(small):
     mesh = Mesh(torch.from_numpy(points), torch.from_numpy(index.reshape(-1)[faces].astype(np.int64)))
     assert mesh.is_watertight
     assert mesh.volume > 0
+
+
+def test_what_was_compressed_is_read(ball, small, tmp_path):
+    """Each number as DracoPy has it; by the test above these are within the grid."""
+    (tmp_path / "small.glb").write_bytes(small)
+    _, found = decoded(small)
+    for read_, (_, faces, attributes) in zip(opened(tmp_path / "small.glb").primitives, found, strict=True):
+        np.testing.assert_array_equal(read_.faces, faces)
+        names = {"POSITION": "vertices", "NORMAL": "normals", "TEXCOORD_0": "uvs", "TANGENT": "tangents"}
+        for name, key in names.items():
+            np.testing.assert_array_equal(getattr(read_, key), attributes.get(name))
+    again = read(tmp_path / "small.glb")
+    assert again.mesh.is_watertight
+    assert (again.name, len(again.mesh.vertices)) == ("it", len(ball.mesh.vertices))
+    bits = replace(ball.material, base_color=(ball.material.base_color * 255).round() / 255)
+    torch.testing.assert_close(again.material.base_color, bits.base_color)
+    assert {*colliders(tmp_path / "small.glb")} == {*HULL}
+    draco_again = draco.encode(again, colliders(tmp_path / "small.glb"))
+    assert abs(len(draco_again) / len(small) - 1) < 0.02
+
+
+def replaced(small, change):
+    """The file with other bytes for its first stream, and its indices' count."""
+    tree, binary = chunks(small)
+    (primitive,) = tree["meshes"][0]["primitives"]
+    view = tree["bufferViews"][primitive["extensions"][draco.EXTENSION]["bufferView"]]
+    start, end = view["byteOffset"], view["byteOffset"] + view["byteLength"]
+    content, count = change(binary[start:end], tree["accessors"][primitive["indices"]]["count"])
+    view |= {"byteOffset": len(binary), "byteLength": len(content)}
+    tree["accessors"][primitive["indices"]]["count"] = count
+    tree["buffers"][0]["byteLength"] = len(binary) + len(content)
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text
+    body += struct.pack("<I4s", len(binary) + len(content), b"BIN\0") + binary + content
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+BROKEN = {
+    "more triangles than announced": (lambda stream, count: (stream, count - 3), "has 1280 triangles, and 1279 are"),
+    "triangles without end": (
+        lambda stream, count: (stream[:14] + b"\xff\xff\xff\xff\x0f" + stream[16:], count),
+        "has 4294967295 triangles, and 1280 are",
+    ),
+    "a number without end": (lambda stream, count: (stream[:14] + b"\xff" * 9, count), "has no end"),
+    "points": (lambda stream, count: (stream[:7] + b"\0" + stream[8:], count), "no Draco mesh"),
+    "an old version": (lambda stream, count: (b"DRACO\1\1" + stream[7:], count), "no Draco mesh"),
+    "half a stream": (lambda stream, count: (stream[: len(stream) // 2], count), "cannot be parsed"),
+    "nothing": (lambda stream, count: (b"", count), "no Draco mesh"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_streams_are_refused(what, small, tmp_path):
+    change, message = BROKEN[what]
+    (tmp_path / "it.glb").write_bytes(replaced(small, change))
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path / "it.glb")
+
+
+def test_a_plain_copy_beside_is_read_instead(ball, tmp_path):
+    """Where the extension is used and not required."""
+    content = glb.encode(ball)
+    (tmp_path / "plain.glb").write_bytes(content)
+    tree, binary = chunks(content)
+    (primitive,) = tree["meshes"][0]["primitives"]
+    primitive["extensions"] = {draco.EXTENSION: {"bufferView": 0, "attributes": {"POSITION": 0}}}
+    tree["buffers"][0]["uri"] = "plain.bin"
+    (tmp_path / "plain.bin").write_bytes(binary)
+    (tmp_path / "both.gltf").write_text(json.dumps(tree | {"extensionsUsed": [draco.EXTENSION]}))
+    first, second = read(tmp_path / "plain.glb"), read(tmp_path / "both.gltf")
+    torch.testing.assert_close(first.mesh.vertices, second.mesh.vertices, atol=0, rtol=0)
+
+
+def test_the_extra_is_named_where_it_is_missing(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "DracoPy", None)
+    (tmp_path / "it.glb").write_bytes(small)
+    assert main(["check", str(tmp_path / "it.glb")]) == 2
+    assert 'needs the package DracoPy (pip install "threed-assets[compress]")' in capsys.readouterr().out
+
+
+def test_the_command_judges_it(small, tmp_path, capsys):
+    (tmp_path / "it.glb").write_bytes(small)
+    assert main(["check", str(tmp_path / "it.glb"), "--json"]) == 1
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["figures"]["triangles"], told["figures"]["colliders"]) == (1280, 1)
+    assert [each["name"] for each in told["findings"] if each["severity"] != "note"] == ["extensions"]
 
 
 def test_the_tree_says_what_a_decoder_finds(ball, small):

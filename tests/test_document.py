@@ -93,8 +93,8 @@ BROKEN = {
     "a buffer on the network": (changed("buffers", 0, uri="http://example.com/a.bin"), "not there"),
     "a device": (changed("buffers", 0, uri="link"), "outside its folder"),
     "an extension": (
-        tree(extensionsRequired=["KHR_draco_mesh_compression"]),
-        "KHR_draco_mesh_compression, which is not read",
+        tree(extensionsRequired=["EXT_meshopt_compression"]),
+        "EXT_meshopt_compression, which is not read",
     ),
     "another version": (tree(asset={"version": "1.0"}), "glTF '1.0'"),
     "a list for an object": (tree(nodes=[[]]), "cannot be parsed"),

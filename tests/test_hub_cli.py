@@ -1,5 +1,6 @@
 """Checkpoints of others on the command line: by every kind of name, and everything that can be wrong with one."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_checkpoints
 import torch
+from huggingface_hub.hf_api import BlobLfsInfo
 from safetensors.torch import load_file, save_file
 
 from threed import pictures
@@ -176,13 +178,17 @@ def test_too_long_a_prompt(sd, capsys):
 class Hub:
     """A hub with one repository, or one error."""
 
-    def __init__(self, files=(), error=None):
-        self.files, self.error = files, error
+    def __init__(self, files=(), error=None, sums=None):
+        self.files, self.error, self.sums = files, error, sums or {}
 
     def model_info(self, name, files_metadata):
         if self.error:
             raise self.error
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=each, size=10**8) for each in self.files])
+        siblings = [
+            SimpleNamespace(rfilename=each, size=10**8, lfs=self.sums.get(each) and BlobLfsInfo(9, self.sums[each], 9))
+            for each in self.files
+        ]
+        return SimpleNamespace(siblings=siblings)
 
 
 @pytest.fixture
@@ -234,6 +240,13 @@ def test_a_hub_that_says_no(sd, hub, capsys, error, said):
     assert said in complaint(capsys, *DREAM, "--prior", "sd:DeepFloyd/IF")
 
 
+def test_what_cannot_be_compiled(sd, capsys, monkeypatch):
+    assert "--compile belongs to text-to-image checkpoints" in complaint(capsys, *DREAM, "--compile")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    said = complaint(capsys, *DREAM, "--prior", "sd:sd", "--compile")
+    assert "--compile needs a C++ compiler, and none is found; install one, or leave --compile out" in said
+
+
 def test_offline_means_offline(sd, hub, capsys, monkeypatch):
     import huggingface_hub
 
@@ -278,10 +291,29 @@ def test_only_what_is_used_is_downloaded_and_a_line_says_so(sd, hub):
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     ]
-    (line,) = lines
-    assert line.startswith(
+    assert lines[0].startswith(
         "downloading owner/name (1.0 GB, safetensors alone) from https://huggingface.co/owner/name into"
     )
+
+
+def test_what_came_is_what_the_hub_has(hub, tmp_path, capsys):
+    """By the sum that it states of a file in Git LFS; another one is removed, from behind its name too."""
+    files = ["model_index.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    (tmp_path / "blob").write_bytes(b"weights")
+    (tmp_path / "s/vae").mkdir(parents=True)
+    (tmp_path / "s" / files[2]).symlink_to(tmp_path / "blob")
+    sums = {files[2]: hashlib.sha256(b"weights").hexdigest(), "README.md": "of what is not wanted"}
+    lines = []
+    hub(snapshot=str(tmp_path / "s"), files=files, sums=sums)
+    assert download.fetched("owner/name", lines.append) == tmp_path / "s"
+    assert lines[1] == "1 of 3 files have the SHA-256 that the hub states; for the others it states none"
+    (tmp_path / "blob").write_bytes(b"Weights")
+    said = complaint(capsys, *DREAM, "--prior", "sd:owner/name")
+    assert (
+        f"{files[2]} has the SHA-256 {hashlib.sha256(b'Weights').hexdigest()}, and the hub states {sums[files[2]]}"
+        in said
+    )
+    assert [path.name for path in tmp_path.rglob("*")] == ["s", "vae"]
 
 
 def test_a_repository_of_pickles_is_not_downloaded(sd, hub, capsys):

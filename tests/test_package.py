@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -309,7 +310,9 @@ def test_prints_are_in_millimetres_and_stand_on_their_plate(ball, tmp_path):
 
 
 def test_every_format_brings_the_shape_back(ball, tmp_path):
-    for suffix in ENCODERS.keys() - {".usdz"}:  # which is not read
+    for suffix in ENCODERS:
+        if suffix == ".usdz" and find_spec("pxr") is None:
+            continue
         export(ball, tmp_path / f"ball{suffix}")
         again = read(tmp_path / f"ball{suffix}")
         assert again.mesh.is_watertight

@@ -76,6 +76,26 @@ def test_a_picture_is_looked_for_beside_the_list(tmp_path: Path) -> None:
     assert (asked.remove_background, asked.fov, row.name) == (False, 30.0, "red-one-0")
 
 
+def test_checkpoints_are_looked_for_beside_the_list_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of names that may be ids of the hub, those that are there; all others stay as they are."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("models/mine", "models/depth", "start"):
+        (tmp_path / "list" / name).mkdir(parents=True)
+    header = "prompt,prior,control,lora,start\n"
+    table = listed(tmp_path / "list", header + "a,sd:models/mine,normal:models/depth,l.safetensors,start\n")
+    (row,) = read(table)
+    asked, home = row.asked(Path("x")), tmp_path / "list"
+    assert isinstance(asked, Text)
+    assert (asked.prior, asked.control) == (f"sd:{home / 'models/mine'}", f"normal:{home / 'models/depth'}")
+    assert (asked.lora, asked.start) == (home / "l.safetensors", str(home / "start"))
+    (row,) = read(listed(tmp_path / "list", header + f"a,sd:owner/name,models/depth,{tmp_path / 'l'},sphere\n"))
+    asked = row.asked(Path("x"))
+    assert isinstance(asked, Text)
+    assert (asked.prior, asked.control, asked.start) == ("sd:owner/name", str(home / "models/depth"), "sphere")
+    assert asked.lora == tmp_path / "l"
+
+
 def test_what_is_set_everywhere_gives_way_to_the_row(tmp_path: Path) -> None:
     rows = read(listed(tmp_path, "prompt,seed\na,1\nb,\n"), {"seed": "7", "texture-size": "64"})
     assert [row.cells["seed"] for row in rows] == ["1", "7"]

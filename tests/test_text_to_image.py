@@ -71,6 +71,38 @@ def test_noise_is_added_as_the_scheduler_adds_it(families, name, k):
         close(alpha * latents + sigma * noise, own.add_noise(latents, noise, torch.tensor([k, k])), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_channels_last_is_the_same_network(families, name):
+    """What half precision on CUDA gets, here in single precision on a CPU."""
+    _, prior = families[name]
+    assert text_to_image.layout(torch.device("cpu"), torch.bfloat16) == torch.contiguous_format
+    assert text_to_image.layout(torch.device("cuda"), torch.float32) == torch.contiguous_format
+    last = text_to_image.layout(torch.device("cuda", 0), torch.float16)
+    network = copy.deepcopy(prior.network).to(memory_format=last)
+    filters = next(x for x in network.parameters() if x.ndim == 4 and x.shape[1] > 1 and x.shape[2] > 1)
+    assert filters.is_contiguous(memory_format=torch.channels_last)
+    condition, z, t = prior.conditions("a barrel", "", TWO).positive, latents_of(prior), torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        close(prior.answer(network, z, t, condition).noise, prior.denoise(z, t, condition).noise)
+
+
+def test_a_compiled_network_says_the_same(families):
+    """Traced, and run as it is: what inductor makes of that takes a compiler and minutes."""
+    _, prior = families["sd"]
+    condition, z, t = prior.conditions("a barrel", "", TWO).positive, latents_of(prior), torch.tensor([0.3, 0.7])
+    expected = prior.denoise(z, t, condition).noise
+    graphs = []
+
+    def traced(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    own = text_to_image.compiled(replace(prior, network=copy.deepcopy(prior.network)), traced)
+    close(own.denoise(z, t, condition).noise, expected)
+    assert graphs
+    assert "conv" in graphs[0].code
+
+
 @pytest.mark.parametrize("name", FLOW)
 @pytest.mark.parametrize("t", [0.02, 0.5, 0.98])
 def test_flow_is_shifted_as_the_scheduler_shifts_it(families, name, t):

@@ -339,19 +339,35 @@ def test_a_run_at_work_updates_by_itself_until_its_asset_appears(tab: Tab, tmp_p
         tab.open("about:blank")
 
 
+MESHOPT = "EXT_meshopt_compression"
+
+
 def test_a_file_that_cannot_be_shown_is_told_of(tab: Tab, tmp_path: Path) -> None:
-    """What is no mesh, and a mesh in a compression that the page does not read."""
+    """What is no mesh, one in a compression that the page does not read, and one that the site cannot convert."""
     (tmp_path / "bad.glb").write_bytes(b"glTF, or so it says")
-    draco = ["KHR_draco_mesh_compression"]
-    compressed = changed(glb.encode(asset()), lambda tree: tree.update(extensionsUsed=draco, extensionsRequired=draco))
+    (tmp_path / "bad.usdz").write_bytes(b"an archive, or so it says")
+
+    def compress(tree):
+        for view in tree["bufferViews"]:
+            view["extensions"] = {MESHOPT: {"buffer": 0, "byteLength": 4, "byteStride": 4, "count": 1}}
+        tree |= {"extensionsUsed": [MESHOPT], "extensionsRequired": [MESHOPT]}
+
+    compressed = changed(glb.encode(asset()), compress)
     (tmp_path / "small.glb").write_bytes(compressed)
+    reasons = {
+        "bad.glb": "",
+        "small.glb": "it is compressed; open the plain GLB beside it.",
+        "bad.usdz": f"{str(tmp_path / 'bad.usdz')!r} cannot be parsed",
+    }
     with site(tmp_path) as found:
-        for name, why in (("bad.glb", ""), ("small.glb", "it is compressed; open the plain GLB beside it.")):
+        for name, why in reasons.items():
             tab.open("about:blank")
             tab.open(f"{found.address}#/{name}")
             tab.until("document.querySelector('.stage [role=alert]')")
             assert f"The model cannot be shown: {why}" in tab.run("document.querySelector('.stage').innerText")
         tab.open("about:blank")
+    assert all("422" in each for each in tab.errors)  # the browser's own word for the last
+    tab.errors.clear()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tiny_assets import box
 
-from threed.exporters import export, glb
+from threed.exporters import draco, export, glb, usdz
 from threed.log import Log
 from threed.overpaint import Overpaint
 from threed.recipes import RECIPES
@@ -181,6 +181,24 @@ def test_levels_and_colliders_belong_to_their_mesh(site: Site) -> None:
         "rock_lod1_draco.glb",
         "rock_lod2.glb",
     ]
+
+
+@pytest.mark.parametrize(("module", "suffix"), [("DracoPy", ".glb"), ("pxr", ".usdz")])
+def test_what_the_page_cannot_decode_is_sent_as_a_plain_glb(module: str, suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(module)
+    path, hull = tmp_path / f"it{suffix}", {"it-colonly": box().mesh}
+    path.write_bytes(draco.encode(box(), hull) if suffix == ".glb" else usdz.encode(box()))
+    for site in served(Site(tmp_path, path)):
+        mesh = told(site)["mesh"]
+        assert mesh.startswith(f"/glb/it{suffix}?v=")
+        status, headers, content = ask(site, mesh)
+    assert (status, headers["Content-Type"]) == (200, "model/gltf-binary")
+    (tmp_path / "plain.glb").write_bytes(content)
+    assert folders.mesh_address(tmp_path, tmp_path / "plain.glb").startswith("/files/plain.glb?v=")
+    again = read.read(tmp_path / "plain.glb")
+    assert again.mesh.is_watertight
+    assert float(again.mesh.volume) == pytest.approx(float(box().mesh.volume), rel=1e-3)
+    assert {*read.colliders(tmp_path / "plain.glb")} == ({*hull} if suffix == ".glb" else set())
 
 
 @pytest.mark.parametrize(

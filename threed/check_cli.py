@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from threed.renderers.document import Document
 
 COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
-HELP = """Judge mesh files before a game meets them: GLB, glTF, OBJ, PLY, STL, or the folder of a run.
+HELP = """Judge mesh files before a game meets them: GLB, glTF, OBJ, PLY, STL, USDZ, or a run folder.
 
 One line says what is in a file, and one what was found for each finding: an error (engines refuse the file or show it
 wrongly), a warning (some do, or work with it will go wrong), a note (it may be meant), each with its remedy. With

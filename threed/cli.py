@@ -29,6 +29,7 @@ from threed.flags import (
     TEXTURE,
     VRAM,
     Backends,
+    Compile,
     ControlName,
     ControlStrength,
     Device,
@@ -149,6 +150,7 @@ class Text:
     device: Device = "cpu"
     backend: Backends = ()
     vram: Vram = None
+    compile: Compile = False
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -290,6 +292,7 @@ def resolve(asked: Text) -> Request:
         control=priors.control_of(asked),
         device=device,
         backends=backends,
+        compiled=asked.compile,
         formats=formats,
         recipe=recipe,
     )

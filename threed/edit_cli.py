@@ -12,6 +12,7 @@ from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
     Backends,
+    Compile,
     ControlName,
     ControlStrength,
     Device,
@@ -65,6 +66,7 @@ class Edit:
     device: Device = "cpu"
     backend: Backends = ()
     vram: Vram = None
+    compile: Compile = False
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False

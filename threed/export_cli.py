@@ -24,9 +24,10 @@ FACES = (4, 2_000_000)
 LONGEST = 255  # bytes of a file's name, on all systems
 HELP = """Make of an asset what an engine wants: mended, within its budget, on the ground, with what belongs to it.
 
-WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ, PLY, STL. The suffix of --output chooses the
-format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl, .usdz. Faces that are double, have no
-area or face inward are always mended; NAME_report.json beside the output says what was done and what check finds then.
+WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ, PLY, STL, USDZ. The suffix of --output chooses
+the format: .glb, .gltf (with .bin and PNGs), .obj (with .mtl and PNGs), .ply, .stl, .usdz. Faces that are double, have
+no area or face inward are always mended; NAME_report.json beside the output says what was done and what check finds
+then.
 
 Presets, as exporters/presets.py has them:
   web      50,000 triangles
@@ -191,6 +192,8 @@ def report(asked: Export, package: Package, output: Path) -> dict[str, Any]:
 
     preset = preset_of(asked.preset)
     readable = [output.with_name(name) for name in package.assets if name.endswith(SUFFIXES)]
+    if find_spec("pxr") is None:
+        readable = [path for path in readable if path.suffix != ".usdz"]
     judgements = [as_json(*judged(path, preset)) for path in readable]
     for each in judgements:
         each["file"] = Path(each["file"]).name

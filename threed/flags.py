@@ -72,6 +72,9 @@ Vram = Annotated[
         f"Gigabytes that the device has for it, {VRAM[0]:g} to {VRAM[1]:g}: settings that fit are chosen.", "no limit"
     ),
 ]
+Compile = Annotated[
+    bool, said("Compile the network of the sd: prior: minutes at the beginning, for steps that may be shorter.", "off")
+]
 Watch = Annotated[bool, said("Show the run in the browser while it works, and the asset after it.", "off")]
 Resume = Annotated[bool, said("Go on with the run in this folder; begin it if there is none.", "off")]
 Overwrite = Annotated[bool, said("Remove the run in this folder first, and only its files.", "off")]

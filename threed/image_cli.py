@@ -20,6 +20,7 @@ from threed.flags import (
     TEXTURE,
     VRAM,
     Backends,
+    Compile,
     ControlName,
     ControlStrength,
     Device,
@@ -117,6 +118,7 @@ class Picture:
     device: Device = "cpu"
     backend: Backends = ()
     vram: Vram = None
+    compile: Compile = False
     view: Watch = False
     resume: Resume = False
     overwrite: Overwrite = False
@@ -179,6 +181,7 @@ def resolve(asked: Picture, picture: Photograph, mask: Photograph | None) -> Req
         control=priors.control_of(asked),
         device=device,
         backends=backends,
+        compiled=asked.compile,
         formats=formats,
         negative=" ".join(asked.negative.split()) or recipe.negative,
         recipe=recipe,

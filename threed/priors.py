@@ -5,7 +5,10 @@ Nothing heavy is imported before it is asked for, so that help and the cheap mis
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,7 +30,8 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
 
     control = control_of(asked)
     if not is_checkpoint(asked.prior):
-        if flag := "--lora" if asked.lora is not None else "--control" if control else None:
+        given = {"--lora": asked.lora is not None, "--control": control, "--compile": asked.compile}
+        for flag in (flag for flag, there in given.items() if there):
             raise Mistake(f"{flag} belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
         return recipe
 
@@ -61,7 +65,7 @@ def shown_by(recipe: Recipe, asked: Text | Picture) -> Picture:
             f"the prior {asked.prior!r} is told a picture, and hears no words; use threed image, or a text-to-image "
             "checkpoint, see: threed prior list"
         )
-    words = {"--lora": asked.lora is not None, "--negative": bool(asked.negative.strip())}
+    words = {"--lora": asked.lora is not None, "--negative": bool(asked.negative.strip()), "--compile": asked.compile}
     words[f"--loss {asked.loss}"] = LOSSES.get(asked.loss or "") in NEGATIVE
     for flag in (flag for flag, given in words.items() if given):
         raise Mistake(f"{flag} belongs to priors that hear words, and {asked.prior!r} is told a picture; leave it out")
@@ -100,6 +104,7 @@ def check_prior(request: Request) -> None:
     from threed.kept import kept
 
     if is_checkpoint(request.prior):
+        check_compiler(request)
         return check_checkpoint(request)
     folder = located(request.prior)
     if not folder.is_dir():
@@ -117,6 +122,17 @@ def check_prior(request: Request) -> None:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
+
+
+def check_compiler(request: Request) -> None:
+    """That what torch.compile works with is there, as far as that can be seen without doing it. Raises Mistake."""
+    if not request.compiled:
+        return
+    if request.device.startswith("cuda"):
+        if find_spec("triton") is None:
+            raise Mistake("--compile needs the package triton on CUDA, and it is not there; leave --compile out")
+    elif not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
+        raise Mistake("--compile needs a C++ compiler, and none is found; install one, or leave --compile out")
 
 
 def check_checkpoint(request: Request) -> None:
@@ -179,6 +195,7 @@ def load(request: Request) -> Prior:
         if checkpoint.family.shown:
             return novel_view.load(checkpoint, request.device)
         prior = applied(text_to_image.load(checkpoint, request.device), request.thrift)
+        prior = text_to_image.compiled(prior) if request.compiled else prior
         wording = request.recipe.wording
         prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
         if checkpoint.family.edits:

@@ -41,7 +41,7 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 class Row:
     line: int  # of the file, from 1
     cells: dict[str, str]  # those that say something, by column
-    home: str = "."  # the list's folder, from which pictures are looked for
+    home: str = "."  # the list's folder, from which files are looked for
 
     @property
     def kind(self) -> type[Text] | type[Picture]:
@@ -75,13 +75,22 @@ class Row:
                 other = "one with a picture" if self.kind is Text else "one without a picture"
                 raise Mistake(f"{column} is {cell!r}, and only {other} has that; leave it empty")
             given[flag] = converted(column, cell, FLAGS[self.kind][flag])
-        for flag in ("picture", "mask", "lora", "start", "prior"):  # files beside the list
-            beside = Path(self.home) / str(given.get(flag, ""))
-            if flag in given and (flag not in {"start", "prior"} or beside.exists()):
-                given[flag] = type(given[flag])(beside)
+        for flag in ("picture", "mask", "lora"):  # files beside the list
+            if flag in given:
+                given[flag] = Path(self.home) / given[flag]
+        for flag in ("start", "prior", "control"):  # and what may be one
+            if flag in given:
+                given[flag] = beside(self.home, given[flag])
         if self.kind is Text and "prompt" not in given:
             raise Mistake("there is neither a prompt nor an image; give it one of them")
         return self.kind(**given, output=folder, resume=not overwrite, overwrite=overwrite)
+
+
+def beside(home: str, name: str) -> str:
+    """A name as it is seen from the list's folder, where it is there; what stands before its colon stays."""
+    said, path = re.fullmatch(r"((?:sd|depth|normal):)?(.*)", name, re.DOTALL).groups("")  # type: ignore[union-attr]
+    there = Path(home) / path
+    return f"{said}{there}" if path and there.exists() else name
 
 
 def converted(column: str, cell: str, kind: Any) -> Any:

@@ -95,6 +95,7 @@ class Request:
     device: str = "cpu"
     backends: tuple[str, ...] = ()  # libraries of others, see renderers.external
     thrift: Thrift | None = None  # how its prior is used, where memory is short
+    compiled: bool = False  # whether the prior's network is made a program, see distill.hub.text_to_image
     formats: tuple[str, ...] = ("glb", "obj")
     picture: Source | None = None
     version: str = __version__

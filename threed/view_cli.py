@@ -18,7 +18,7 @@ from threed.viewer.site import Site
 PORT = (1, 65535)
 HELP = """Look at an asset, at a run while it works, or at all of them, in your browser.
 
-WHAT is a run folder, a mesh (GLB, glTF, OBJ, PLY, STL), or a folder of these, which becomes a gallery with a search.
+WHAT is a run folder, a mesh (GLB, glTF, OBJ, PLY, STL, USDZ), or a folder of these, a gallery with a search.
 The page turns the asset around and shows its wireframe, its UVs, each of its maps, with light or without, its levels
 of detail (asset_lod1.glb, ... beside asset.glb) and its collider, tells the report in plain words, and offers the
 files. Of a run at work it shows the preview, the losses and the time that is left, and the asset once it is there.

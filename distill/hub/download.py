@@ -6,7 +6,8 @@ safetensors, only the parts that are used, and not where HF_HUB_OFFLINE is set; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from threed.distill.folder import UnreadablePrior
@@ -56,7 +57,11 @@ def downloaded(name: str, tell: Callable[[str], None], needed: Callable[[Iterabl
         wanted = needed(files)
         size = sum(files[each] for each in wanted) / 1e9
         tell(f"downloading {name} ({size:.1f} GB, safetensors alone) from {page} into {constants.HF_HUB_CACHE}")
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
+        sums = {each.rfilename: each.lfs.sha256 for each in listed if each.lfs and each.rfilename in wanted}
+        verified(folder, sums)
+        tell(f"{len(sums)} of {len(wanted)} files have the SHA-256 that the hub states; for the others it states none")
+        return folder
     except GatedRepoError as error:
         raise UnreadablePrior(
             f"{name!r} is gated: read and accept its licence at {page}, then run: hf auth login"
@@ -69,6 +74,23 @@ def downloaded(name: str, tell: Callable[[str], None], needed: Callable[[Iterabl
         raise UnreadablePrior(
             f"cannot download {name!r}: {error}; try again, or copy the checkpoint here and give its folder"
         ) from error
+
+
+def verified(folder: Path, sums: Mapping[str, str]) -> None:
+    """Raises UnreadablePrior for a file whose SHA-256 is another, and removes it, so that it is not taken for whole.
+
+    The hub states the sum of every file in Git LFS, and its library compares sizes alone where files come over HTTP.
+    """
+    for name, stated in sums.items():
+        path = folder / name
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != stated:
+            for each in (path.resolve(), path):  # what the cache has, and its name in the snapshot
+                each.unlink(missing_ok=True)
+            raise UnreadablePrior(
+                f"{name} has the SHA-256 {found}, and the hub states {stated}; it was removed, download it again"
+            )
 
 
 def needed(files: Iterable[str]) -> list[str]:

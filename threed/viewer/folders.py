@@ -20,9 +20,9 @@ from urllib.parse import quote
 from threed.viewer.progress import number, progress
 from threed.viewer.words import facts
 
-MESHES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # those of renderers.read
+MESHES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".usdz")  # those of renderers.read
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-SERVED = (*MESHES, *PICTURES, ".bin", ".mtl", ".json", ".jsonl", ".txt", ".usdz", ".zip")
+SERVED = (*MESHES, *PICTURES, ".bin", ".mtl", ".json", ".jsonl", ".txt", ".zip")
 MOST_JSON = 4 * 2**20  # bytes
 DEEPEST, MOST = 4, 2000  # folders below the one that is shown; runs and meshes in a gallery
 MOST_FOLDERS = 10_000  # that are looked into
@@ -30,6 +30,7 @@ SILENCE = 120.0  # seconds without a sign after which a run without a report cou
 BEGINNING = 5.0  # the same where locks tell, so that one that is just being made counts as at work
 LEVEL = re.compile(r"^(?P<name>.+?)[_-]?lod(?P<level>\d+)$", re.IGNORECASE)
 COLLIDER = re.compile(r"^(?P<name>.+?)[_-](collision|collider|convcolonly|colonly)$", re.IGNORECASE)
+DRACO = b'"KHR_draco_mesh_compression"'
 COMPRESSED = re.compile(r"^(?P<name>.+)_draco\.glb$", re.IGNORECASE)
 
 State = Literal["finished", "working", "stopped", "mesh"]
@@ -134,8 +135,23 @@ def address(root: Path, path: Path, under: str = "files") -> str | None:
 
 
 def mesh_address(root: Path, path: Path) -> str | None:
-    """The same of a mesh: three.js reads GLB and glTF itself, and other files as the GLB that is made of them."""
-    return address(root, path, "files" if path.suffix.lower() in {".glb", ".gltf"} else "glb")
+    """The same of a mesh: three.js reads plain GLB and glTF itself, and other files as the GLB that is made of them."""
+    plain = path.suffix.lower() in {".glb", ".gltf"} and not _is_compressed(root, path)
+    return address(root, path, "files" if plain else "glb")
+
+
+def _is_compressed(root: Path, path: Path) -> bool:
+    """Whether a GLB or glTF speaks of Draco, for which the page has no decoder."""
+    try:
+        found = located(root, path.relative_to(root).as_posix())
+        if found is None:
+            return False
+        with found.open("rb") as file:
+            head = file.read(20)
+            length = int.from_bytes(head[12:16], "little") if head[:4] == b"glTF" else MOST_JSON
+            return DRACO in head + file.read(min(length, MOST_JSON))
+    except (OSError, ValueError):
+        return False
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -202,9 +202,9 @@ _converting = threading.Lock()
 @lru_cache(maxsize=4)
 def _glb(path: Path, _age: int) -> bytes:
     from threed.exporters import glb
-    from threed.renderers.read import read
+    from threed.renderers.read import colliders, read
 
-    return glb.encode(read(path))
+    return glb.encode(read(path), colliders(path))
 
 
 def converted(path: Path, age: int) -> bytes:

@@ -71,9 +71,10 @@ export class AssetPage {
   }
 
   // Pictures, where the model cannot be shown.
-  instead(error) {
-    const why = /WebGL/i.test(error.message) ? "this browser has no WebGL 2"
-      : /draco|meshopt|ktx/i.test(error.message) ? "it is compressed; open the plain GLB beside it" : error.message;
+  async instead(error) {
+    const told = await error.response?.json?.().catch(() => null);  // what the site says of a file that it cannot convert
+    const why = told?.problem ?? (/WebGL/i.test(error.message) ? "this browser has no WebGL 2"
+      : /meshopt|ktx/i.test(error.message) ? "it is compressed; open the plain GLB beside it" : error.message);
     this.stage.replaceChildren(element("div", { class: "working" },
       this.told.turntable ? element("img", { class: "live", src: this.told.turntable, alt: title(this.told) }) : null,
       element("p", { class: "caption", role: "alert" }, `The model cannot be shown: ${why}.`)));
