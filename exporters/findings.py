@@ -69,6 +69,7 @@ def check(document: Document, preset: Preset | None = None) -> list[Finding]:
     found = [empty(seen), not_finite(seen), out_of_range(seen), extensions(document.extensions)]
     if usable:
         surface = Surface.of(usable)
+        found += [tangents_missing(usable)] if document.tangents else []
         found += [*shape_findings(surface), *look_findings(usable), pivot(surface.mesh), scale(surface.mesh)]
         found += [budget(len(surface.mesh.faces), preset)]
     real = [x for x in found if x is not None]
@@ -85,7 +86,7 @@ def shape_findings(surface: Surface) -> list[Finding | None]:
 
 
 def look_findings(primitives: Sequence[Primitive]) -> list[Finding | None]:
-    single = draw_calls, uvs_missing, uvs_outside, uvs_overlapping, uneven_density, tangents_missing
+    single = draw_calls, uvs_missing, uvs_outside, uvs_overlapping, uneven_density
     normals = normals_missing, normals_not_unit, normals_inward
     return [*(judge(primitives) for judge in (*single, *normals)), *textures(primitives)]
 

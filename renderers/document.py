@@ -72,6 +72,7 @@ class Document:
     name: str = ""  # of the one thing that is to be seen in it
     extensions: tuple[str, ...] = ()  # that it requires
     bytes: int = 0  # of the file
+    tangents: bool = True  # whether its format has them
 
 
 @dataclass

@@ -42,7 +42,7 @@ def document(path: Path) -> Document:
         _primitive(part, {key: arrays.get(f"{number}_{key}") for key in ("vertices", "faces", *SPREAD)}, skins)
         for number, part in enumerate(told["parts"])
     )
-    return Document(found, True, told["name"], bytes=path.stat().st_size)
+    return Document(found, True, told["name"], bytes=path.stat().st_size, tangents=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from test_package import full, painted
 
 from threed.cli import main
 from threed.exporters import export, glb, usdz
+from threed.exporters.findings import check
 from threed.renderers import usd as usd_reader
 from threed.renderers import usd_scene
 from threed.renderers.read import opened, read
@@ -151,6 +152,7 @@ def test_what_was_written_is_read(without, ball, tmp_path, here):
     torch.testing.assert_close(ours.uvs[ours.uv_faces], plain.uvs[plain.uv_faces], atol=6e-8, rtol=0)  # v is turned
     (first,), (second,) = opened(tmp_path / "first.usdz").primitives, opened(tmp_path / "first.glb").primitives
     np.testing.assert_array_equal(first.normals, second.normals)
+    assert [each for each in check(opened(tmp_path / "first.usdz")) if each.severity != "note"] == []  # nor tangents
 
 
 def packed(path, scene, **files):
