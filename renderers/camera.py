@@ -87,7 +87,7 @@ class Cameras:
 
 
 def framing(fov_y: float) -> float:
-    """The distance, in metres, from which a lens of so many radians shows a ball of radius 1 as large as `orbit` does."""
+    """The distance, in metres, from which a lens of so many radians shows a ball of radius 1 as `orbit` does."""
     return 1 / math.sin(math.atan(FILLED * math.tan(fov_y / 2)))
 
 
