@@ -1,0 +1,32 @@
+"""Checkpoints that are told a picture in the place of words: which of their modules one belongs to."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from threed.distill.hub import novel_view, wonder3d, zero123plus
+from threed.distill.hub.checkpoint import Checkpoint
+from threed.distill.hub.novel_view import NovelView
+from threed.distill.hub.wonder3d import Wonder3D
+from threed.distill.hub.zero123plus import Zero123Plus
+
+RIGS = {"Zero123PlusPipeline": zero123plus, "MVDiffusionImagePipeline": wonder3d}  # by the class of their pipeline
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """That its components fit one another, by their headers. Raises UnreadablePrior."""
+    _module(checkpoint).check(checkpoint)
+
+
+def load(
+    checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> NovelView | Zero123Plus | Wonder3D:
+    """As a prior, which has to be `shown` a picture. Raises UnreadablePrior when a file is at fault."""
+    found: NovelView | Zero123Plus | Wonder3D = _module(checkpoint).load(checkpoint, device, dtype)
+    return found
+
+
+def _module(checkpoint: Checkpoint) -> ModuleType:
+    return RIGS.get(checkpoint.kind, novel_view)
