@@ -219,8 +219,8 @@ def _pieces(index: Path) -> list[Path]:
 
 def _pickled(path: Path) -> str:
     return (
-        f"{path} is a pickle, which may run any code when it is read; use a safetensors version, or, if you trust it, "
-        "make one with diffusers: DiffusionPipeline.from_pretrained(...).save_pretrained(FOLDER)"
+        f"{path} is a pickle, which may run any code when it is read; use a safetensors version, or make one of its "
+        "numbers alone, see Pickles in docs/priors.md"
     )
 
 
