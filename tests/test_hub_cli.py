@@ -115,7 +115,7 @@ WRONG = [
     ),
     (
         lambda sd: change(sd / "model_index.json", _class_name="KandinskyPipeline"),
-        "sd is a KandinskyPipeline; checkpoints may be one of: FluxPipeline, IFPipeline, MVDream",
+        "sd is a KandinskyPipeline; checkpoints may be one of: FluxPipeline, IFPipeline, MVDiffusion",
     ),
     (
         lambda sd: change(sd / "model_index.json", unet=["pipeline", "Evil"]),

@@ -267,4 +267,4 @@ def test_weights_map_one_to_one_onto_those_of_diffusers():
         wanted |= {f"{block}.attn_joint_mid.to_{one}.weight": width * 2 for one in "qkv"}
         wanted |= {f"{block}.attn_joint_mid.to_out.0.weight": width * 2, f"{block}.attn_joint_mid.to_out.0.bias": width}
     assert found == wanted
-    assert sum(math.prod(shape) for shape in found.values()) == 910_785_284  # the hub's file has 1.82 GB in half precision
+    assert sum(math.prod(shape) for shape in found.values()) == 910_785_284  # in half precision, 1.82 GB
