@@ -12,6 +12,7 @@ from threed.distill.hub.novel_view import NovelView
 from threed.distill.hub.wonder3d import Wonder3D
 from threed.distill.hub.zero123plus import Zero123Plus
 
+Informed = NovelView | Zero123Plus | Wonder3D
 RIGS = {"Zero123PlusPipeline": zero123plus, "MVDiffusionImagePipeline": wonder3d}  # by the class of their pipeline
 
 
@@ -20,11 +21,9 @@ def check(checkpoint: Checkpoint) -> None:
     _module(checkpoint).check(checkpoint)
 
 
-def load(
-    checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> NovelView | Zero123Plus | Wonder3D:
+def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Informed:
     """As a prior, which has to be `shown` a picture. Raises UnreadablePrior when a file is at fault."""
-    found: NovelView | Zero123Plus | Wonder3D = _module(checkpoint).load(checkpoint, device, dtype)
+    found: Informed = _module(checkpoint).load(checkpoint, device, dtype)
     return found
 
 
