@@ -97,7 +97,7 @@ KNOWN = (
     ),
 )
 
-# ControlNets, for --control; their names say what they are steered by.
+# ControlNets and T2I-Adapters, for --control; their names say what they are steered by.
 CONTROLS = (
     Known(
         "lllyasviel/control_v11f1p_sd15_depth",
@@ -131,6 +131,13 @@ CONTROLS = (
         "xinsir/controlnet-depth-sdxl-1.0",
         "for Stable Diffusion XL: depth",
         2.5,
+        "Apache-2.0",
+        index="config.json",
+    ),
+    Known(
+        "TencentARC/t2i-adapter-depth-midas-sdxl-1.0",
+        "for Stable Diffusion XL, a small T2I-Adapter: depth",
+        0.2,
         "Apache-2.0",
         index="config.json",
     ),
