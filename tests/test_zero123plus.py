@@ -291,6 +291,19 @@ def test_a_name_tells_which_cameras(path, elevation, fov):
     assert not rig.relative
 
 
+def test_those_of_instantmesh_stand_before_white(both, tmp_path):
+    """By their name, too; what is told of no picture stays grey."""
+    parts, prior, _ = both
+    tiny_rigged.zero123plus(tmp_path / "zero123plus-instantmesh")
+    white = shown.load(checkpoint.found(str(tmp_path / "zero123plus-instantmesh")), "cpu", torch.float32)
+    assert (white.background, white.rig, prior.background) == (1.0, zero123plus.SECOND, 0.5)
+    seen = white.shown(Reference(picture(), CAMERA)).seen
+    values = parts["feature_extractor_vae"](on_grey(1.0), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        close(seen.latents, parts["vae"].encode(values).latent_dist.mode(), atol=1e-4)
+        close(seen.background, parts["vae"].encode(torch.zeros_like(values)).latent_dist.mode(), atol=1e-4)
+
+
 def test_views_are_of_320_pixels(both, tmp_path):
     """Whatever Stable Diffusion's are, which the configuration has kept."""
     tiny_rigged.zero123plus(tmp_path / "zero123plus")

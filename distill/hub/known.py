@@ -84,6 +84,12 @@ KNOWN = (
     ),
     Known("sudo-ai/zero123plus-v1.2", "Zero123++ 1.2, six views of a picture together, 320 px", 3.8, "CC-BY-NC 4.0"),
     Known(
+        "dylanebert/zero123plus-instantmesh",
+        "the same before white, as InstantMesh was trained with",
+        3.8,
+        "CC-BY-NC 4.0",  # of the weights that these were made of; that copy says MIT
+    ),
+    Known(
         "sudo-ai/zero123plus-v1.1",
         "Zero123++ 1.1, the same from other heights, a pickle: make safetensors of it, see docs/priors.md",
         3.8,

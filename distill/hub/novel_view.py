@@ -191,9 +191,7 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def agreed(checkpoint: Checkpoint, fit: dict[str, tuple[Any, Any]]) -> None:
-    """That what was found is what is wanted, and that it is a folder alone. Raises UnreadablePrior."""
-    if alone := checkpoint.weights or checkpoint.lora:
-        raise UnreadablePrior(f"{alone} cannot be used with {checkpoint.family.about}; give a folder, and no --lora")
+    """That what was found is what is wanted. Raises UnreadablePrior."""
     for what, (found, wanted) in fit.items():
         if found != wanted:
             raise UnreadablePrior(

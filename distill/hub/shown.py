@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import novel_view, wonder3d, zero123plus
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.novel_view import NovelView
@@ -17,7 +18,9 @@ RIGS = {"Zero123PlusPipeline": zero123plus, "MVDiffusionImagePipeline": wonder3d
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """That its components fit one another, by their headers. Raises UnreadablePrior."""
+    """That it is a folder alone, whose components fit one another, by their headers. Raises UnreadablePrior."""
+    if alone := checkpoint.weights or checkpoint.lora:
+        raise UnreadablePrior(f"{alone} cannot be used with {checkpoint.family.about}; give a folder, and no --lora")
     _module(checkpoint).check(checkpoint)
 
 

@@ -11,7 +11,8 @@ shifted and scaled once more:
     z = 0.75 (0.18215 E(0.625 x) - 0.22),  x the picture in [-1, 1].
 
 Those of the reference are plain E(0.625 x). Cameras are always the same six, beside the azimuth of the picture and at
-elevations of their own. They differ between 1.1 and 1.2, which the files do not tell, but the name: see `rig_of`.
+elevations of their own. They differ between 1.1 and 1.2, which the files do not tell, but the name: see `rig_of`. So do
+InstantMesh's weights of 1.2 (Xu et al. 2024, arXiv 2404.07191), whose pictures stand before white.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ ROWS, COLUMNS = 3, 2
 VIEWS = ROWS * COLUMNS
 CONTRAST = 0.5 / 0.8
 SHIFT, SCALE = 0.22, 0.75  # of the latents, after the autoencoder's own scale
-GREY = 127 / 255  # behind the reference
+GREY, WHITE = 0.5, 1.0
 AROUND = (30.0, 90.0, 150.0, 210.0, 270.0, 330.0)
 FIRST = Rig(AROUND, (30.0, -20.0) * 3, fov=math.degrees(2 * math.atan(16 / 35)))  # Zero-1-to-3's lens, says its author
 SECOND = Rig(AROUND, (20.0, -10.0) * 3, fov=30.0)
@@ -69,7 +70,7 @@ class Zero123Plus:
     base: TextToImage  # network, text encoder, schedule, and the autoencoder with the shift and scale of above
     ramp: Float[Tensor, "tokens 1"]
     rig: Rig
-    background: float = field(default=0.5, init=False)
+    background: float = GREY
     seen: Seen | None = field(default=None, repr=False)
     kinds: tuple[str, ...] = field(default=("albedo", "shaded"), init=False)
 
@@ -108,7 +109,7 @@ class Zero123Plus:
         """The same, told of this picture; CLIP is in memory only while it reads. Raises UnreadablePrior."""
         assert self.base.autoencoder
         checkpoint, device = self.base.reader.checkpoint, self.ramp.device
-        picture = in_front_of(GREY, reference)
+        picture = in_front_of(math.floor(255 * self.background) / 255, reference)  # 127 is grey there
         network, processor = components.image_encoder(checkpoint, device, "vision_encoder", "feature_extractor_clip")
         with readable(checkpoint.folder):
             embedding = network(pixel_values(processor, picture).to(device)).image_embeds
@@ -217,4 +218,5 @@ def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torc
     autoencoder = replace(plain, shift=plain.shift + SHIFT / plain.scale, scale=SCALE * plain.scale)
     base = replace(base, autoencoder=autoencoder, image_size=min(base.image_size, PIXELS))
     ramp = torch.tensor(checkpoint.index["ramping_coefficients"], dtype=torch.float32, device=device)[:, None]
-    return Zero123Plus(base, ramp, rig_of(checkpoint.folder))
+    whitened = "instantmesh" in str(checkpoint.folder.absolute()).lower()
+    return Zero123Plus(base, ramp, rig_of(checkpoint.folder), WHITE if whitened else GREY)
