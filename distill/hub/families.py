@@ -45,7 +45,7 @@ class Family:
     shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
     beside: tuple[str, ...] = ()  # components that read it
     edits: bool = False  # whether its prompts say what to change in a picture that it is shown
-    rigged: bool = False  # whether it draws its views from cameras of its own alone, see `threed.distill.rig`
+    rigged: tuple[str, ...] = ()  # the kinds that it draws together, of those whose cameras are always the same
 
     @property
     def apart(self) -> bool:
@@ -189,7 +189,7 @@ FAMILIES: dict[str, Family] = {
         guidance=4.0,
         shown=True,
         beside=("vision_encoder", "feature_extractor_clip", "feature_extractor_vae"),
-        rigged=True,
+        rigged=("albedo",),
     ),
     "MVDiffusionImagePipeline": Family(
         "Wonder3D",
@@ -200,6 +200,6 @@ FAMILIES: dict[str, Family] = {
         foreign=Foreign(cross_domain.CLASS, cross_domain.blank),
         shown=True,
         beside=("image_encoder", "feature_extractor"),
-        rigged=True,
+        rigged=("albedo", "normal"),
     ),
 }
