@@ -1,6 +1,5 @@
 """Zero123++ and Wonder3D on the command line, and everything that can be wrong with their files."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -202,9 +201,3 @@ def test_the_list_has_them_with_their_licences(capsys):
     licences = {each.id: each.licence for each in KNOWN if f"sd:{each.id}\n" in said}
     assert licences["sudo-ai/zero123plus-v1.1"] == licences["sudo-ai/zero123plus-v1.2"] == "CC-BY-NC 4.0"
     assert licences["flamehaze1115/wonder3d-v1.0"] == "AGPL-3.0"
-
-
-def test_indices_name_no_code_that_is_run(here):
-    """The class of Wonder3D's network stands in a module that no one has to have."""
-    assert json.loads((here / "wonder3d" / "model_index.json").read_text())["unet"][0].startswith("mvdiffusion.")
-    checkpoint.verify(checkpoint.found("sd:wonder3d"))

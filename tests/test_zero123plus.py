@@ -6,6 +6,7 @@ Tiny networks of the real classes, random weights, float32 on the CPU: what diff
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -294,7 +295,7 @@ def test_a_name_tells_which_cameras(path, elevation, fov):
 def test_those_of_instantmesh_stand_before_white(both, tmp_path):
     """By their name, too; what is told of no picture stays grey."""
     parts, prior, _ = both
-    tiny_rigged.zero123plus(tmp_path / "zero123plus-instantmesh")
+    shutil.copytree(prior.base.reader.checkpoint.folder, tmp_path / "zero123plus-instantmesh")
     white = shown.load(checkpoint.found(str(tmp_path / "zero123plus-instantmesh")), "cpu", torch.float32)
     assert (white.background, white.rig, prior.background) == (1.0, zero123plus.SECOND, 0.5)
     seen = white.shown(Reference(picture(), CAMERA)).seen
@@ -306,7 +307,7 @@ def test_those_of_instantmesh_stand_before_white(both, tmp_path):
 
 def test_views_are_of_320_pixels(both, tmp_path):
     """Whatever Stable Diffusion's are, which the configuration has kept."""
-    tiny_rigged.zero123plus(tmp_path / "zero123plus")
+    shutil.copytree(both[1].base.reader.checkpoint.folder, tmp_path / "zero123plus")
     path = tmp_path / "zero123plus" / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 384}))
     assert shown.load(checkpoint.found(str(tmp_path / "zero123plus")), "cpu").image_size == 320
