@@ -15,6 +15,7 @@ import trimesh
 
 from threed.distill.anneal import Anneal
 from threed.distill.control import depth_map, normal_map
+from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import checkpoint, controlnet, text_to_image
 from threed.distill.hub.steered import Steered
 from threed.distill.prior import Pictures, guide, prediction_from
@@ -188,6 +189,98 @@ def test_a_guided_step_is_the_pipelines(checkpoints, name, kind):
     close(found.noise, own.noise, atol=2e-4)
     alone = guide(prior, z_t, t, prior.conditions("a barrel", "", told), scale)
     assert (found.noise - alone.noise).abs().max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def adapted(checkpoints, tmp_path_factory):
+    """By name: diffusers' pipeline with a T2I-Adapter, the prior of before, and how it is loaded.
+
+    The tiny networks halve the picture behind their first block, as XL's do.
+    """
+    folder, made = tmp_path_factory.mktemp("adapters"), {}
+    kinds = {"sd": diffusers.StableDiffusionAdapterPipeline, "xl": diffusers.StableDiffusionXLAdapterPipeline}
+    network = diffusers.T2IAdapter(3, [16, 16], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl")
+    network.eval().save_pretrained(folder / "depth", safe_serialization=True)
+    for name, kind in kinds.items():
+        of_control, prior, _ = checkpoints[name]
+        parts = {part: each for part, each in of_control.components.items() if part != "controlnet"}
+        if name == "sd":
+            del parts["image_encoder"]
+        pipeline = kind(**parts, adapter=network, **({"requires_safety_checker": False} if name == "sd" else {}))
+        pipeline.set_progress_bar_config(disable=True)
+        found = controlnet.found(str(folder / "depth"))
+        made[name] = pipeline, prior, partial(controlnet.load, found, prior=prior)
+    controlnet.verify(found, prior.reader.checkpoint)
+    return made
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_a_guided_step_is_that_of_the_pipelines_with_an_adapter(adapted, name):
+    pipeline, prior, load = adapted[name]
+    noise, scale, strength, size = normal(1, 4, 8, 8, seed=2), 3.0, 0.7, prior.image_size
+    told = pictures()
+    drawn = depth_map(told.scene(size), told.cameras).movedim(-1, 1)
+    asked = []
+    hook = pipeline.unet.register_forward_hook(lambda _, args, out: asked.append((*args, out[0])))
+    try:
+        pipeline(
+            "a barrel",
+            image=drawn,
+            height=size,
+            width=size,
+            guidance_scale=scale,
+            adapter_conditioning_scale=strength,
+            latents=noise,
+            num_inference_steps=2,
+            output_type="latent",
+        )
+    finally:
+        hook.remove()
+    (z_t, timestep, output) = asked[0]
+    null, positive = output.chunk(2)
+    z_t, t = z_t[:1], torch.tensor([float(timestep) / 1000])
+    steered = Steered(prior, load(kind="depth", strength=strength))
+    found = guide(steered, z_t, t, steered.conditions("a barrel", "", told), scale)
+    own = prediction_from(prior.predicts, null + scale * (positive - null), z_t, *prior.alpha_sigma(t))
+    close(found.noise, own.noise, atol=2e-4)
+    alone = guide(prior, z_t, t, prior.conditions("a barrel", "", told), scale)
+    assert (found.noise - alone.noise).abs().max() > 0.1
+
+
+def test_a_grey_adapter_sees_one_channel_of_the_map(checkpoints):
+    _, prior, _ = checkpoints["xl"]
+    torch.manual_seed(0)
+    network = diffusers.T2IAdapter(1, [16, 16], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl")
+    steered, told = Steered(prior, controlnet.ControlNet(network.eval(), "depth", 0.5)), pictures(2)
+    words, z, t = steered.conditions("a barrel", "", told).positive, normal(2, 4, 8, 8), torch.full((2,), 0.5)
+    with torch.no_grad():
+        features = [0.5 * each for each in network(depth_map(told.scene(16), told.cameras)[..., 0][:, None])]
+        conditions = {"text_embeds": words["pooled"], "time_ids": z.new_tensor([16, 16, 0, 0, 16, 16]).expand(2, 6)}
+        wanted = prior.network(
+            z,
+            1000 * t,
+            encoder_hidden_states=words["context"],
+            added_cond_kwargs=conditions,
+            down_intrablock_additional_residuals=features,
+        ).sample
+        close(steered.denoise(z, t, words).noise, wanted, atol=1e-4)
+        steered.denoise(z, t, words)  # what the network took from its list is there again
+
+
+def test_adapters_for_another_base(checkpoints, tmp_path):
+    where = {name: checkpoints[name][1].reader.checkpoint for name in ("sd", "xl")}
+    for channels, kind, name, said in (
+        ([16, 16], "full_adapter", "xl", "its adapter_type is full_adapter and should be full_adapter_xl"),
+        ([16, 16], "full_adapter_xl", "sd", "its adapter_type is full_adapter_xl and should be full_adapter"),
+        ([16, 24], "full_adapter", "sd", r"its channels is \[16, 24\] and should be \[16, 16\]"),
+    ):
+        network = diffusers.T2IAdapter(3, channels, num_res_blocks=1, downscale_factor=4, adapter_type=kind)
+        network.save_pretrained(tmp_path / "depth", safe_serialization=True)
+        with pytest.raises(UnreadablePrior, match=said):
+            controlnet.verify(controlnet.found(str(tmp_path / "depth")), where[name])
+    light = diffusers.T2IAdapter(3, [16], num_res_blocks=1, downscale_factor=4, adapter_type="light_adapter")
+    light.save_pretrained(tmp_path / "depth", safe_serialization=True)
+    controlnet.verify(controlnet.found(str(tmp_path / "depth")), where["sd"])
 
 
 def test_without_strength_it_is_the_prior_alone(checkpoints):

@@ -112,12 +112,12 @@ WRONG = [
     (lambda sd: shutil.rmtree(sd / "vae"), "there is nothing in sd/vae; copy the checkpoint's folder again"),
     (lambda sd: (sd / "model_index.json").write_text("{"), "cannot read sd/model_index.json"),
     (
-        lambda sd: change(sd / "model_index.json", _class_name="Zero123PlusPipeline"),
-        "sd is Zero123++ (Zero123PlusPipeline), which is not supported yet; use a text-to-image checkpoint",
+        lambda sd: change(sd / "model_index.json", _class_name="MVDreamStableDiffusionPipeline"),
+        "sd is MVDream in another layout (MVDreamStableDiffusionPipeline), which is not supported yet; use",
     ),
     (
         lambda sd: change(sd / "model_index.json", _class_name="KandinskyPipeline"),
-        "sd is a KandinskyPipeline; checkpoints may be one of: FluxPipeline, IFPipeline, MVDream",
+        "sd is a KandinskyPipeline; checkpoints may be one of: FluxPipeline, IFPipeline, MVDiffusion",
     ),
     (
         lambda sd: change(sd / "model_index.json", unet=["pipeline", "Evil"]),

@@ -462,7 +462,7 @@ def test_only_what_is_used_is_downloaded():
         "unet/diffusion_pytorch_model.safetensors",
     ]
     assert download.needed([*used, *others]) == used
-    assert "image_encoder/config.json" not in download.needed(["unet/config.json", "image_encoder/config.json"])
+    assert "image_encoder/config.json" not in download.needed(["text_encoder/config.json", "image_encoder/config.json"])
 
 
 def test_papers_numbers_and_the_pictures_lens():

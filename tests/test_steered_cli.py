@@ -169,7 +169,7 @@ WRONG = [
     (lambda folder: (folder / "config.json").write_text("[]"), "depth/config.json: it is no table"),
     (
         lambda folder: change(folder / "config.json", _class_name="UNet2DConditionModel"),
-        "depth is a UNet2DConditionModel, and --control wants a ControlNetModel; use another folder",
+        "depth is a UNet2DConditionModel, and --control wants a ControlNetModel or a T2IAdapter; use",
     ),
     (
         lambda folder: change(folder / "config.json", cross_attention_dim=24),

@@ -42,8 +42,8 @@ Lora = Annotated[Path | None, said("A LoRA, .safetensors, that is added to the s
 ControlName = Annotated[
     str | None,
     said(
-        "A ControlNet that steers the sd: prior by the scene's shape: depth:NAME or normal:NAME, a folder or an id of "
-        "the hub; a name that says which needs no prefix.",
+        "A ControlNet or T2I-Adapter that steers the sd: prior by the scene's shape: depth:NAME or normal:NAME, a "
+        "folder or an id of the hub; a name that says which needs no prefix.",
         "none",
     ),
 ]

@@ -22,7 +22,7 @@ from threed.distill import start
 from threed.distill.conditions import reference_picture
 from threed.distill.embedded import Reference
 from threed.distill.folder import UnreadablePrior, located
-from threed.distill.hub.novel_view import NovelView
+from threed.distill.hub.shown import Informed
 from threed.distill.prior import Prior
 from threed.errors import Mistake
 from threed.novel_view import remark
@@ -72,7 +72,7 @@ def picture_to_3d(
         if recipe.stages:
             seen = seen or sighted(shape, request, cutout)
             wanted = target(shape.voxels, cutout, seen).to(request.device)
-            if isinstance(prior, NovelView):
+            if isinstance(prior, Informed):
                 prior = informed(prior, wanted, request, run)
     grown = staged(shape, request, run, prior, wanted) if recipe.stages else shape
     with run.log.stage("mesh"):
@@ -118,7 +118,7 @@ def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
     return Target(seen.camera, placed.rgb, placed.alpha, torch.where(there, depth, depth[there].mean()), normal)
 
 
-def informed(prior: NovelView, wanted: Target, request: Request, run: Run) -> NovelView:
+def informed(prior: Informed, wanted: Target, request: Request, run: Run) -> Informed:
     """The prior, told of the picture. Raises Mistake for a network of pictures that cannot be used after all."""
     run.log.note(f"the prior {request.prior!r} is asked as {prior.name} is{remark(request.recipe.name)}")
     try:

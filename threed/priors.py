@@ -48,7 +48,14 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
             controlnet.fetched(known, tell)
         family = checkpoint.found(asked.prior).family
         if family.shown:
-            return novel_view(recipe, family.guidance, shown_by(recipe, asked).fov)
+            picture = shown_by(recipe, asked)
+            if family.rigged:
+                raise Mistake(
+                    f"the prior {asked.prior!r} is {family.about}, which draws its views from its own cameras and no "
+                    f"others, and recipe {recipe.name!r} asks for views from all around; use another prior with it, "
+                    "see: threed prior list"
+                )
+            return novel_view(recipe, family.guidance, picture.fov)
         recipe = (multi_view if family.views else single_view)(recipe, family.guidance)
         return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides
     except UnreadablePrior as error:
@@ -180,7 +187,7 @@ def load(request: Request) -> Prior:
     """
     from threed.distill.embedded import Embedded
     from threed.distill.folder import located
-    from threed.distill.hub import controlnet, novel_view, text_to_image
+    from threed.distill.hub import controlnet, shown, text_to_image
     from threed.distill.hub.checkpoint import found, is_checkpoint
     from threed.distill.hub.instruct import Original
     from threed.distill.hub.steered import Steered
@@ -193,7 +200,7 @@ def load(request: Request) -> Prior:
     try:
         checkpoint = found(request.prior, request.lora)
         if checkpoint.family.shown:
-            return novel_view.load(checkpoint, request.device)
+            return shown.load(checkpoint, request.device)
         prior = applied(text_to_image.load(checkpoint, request.device), request.thrift)
         prior = text_to_image.compiled(prior) if request.compiled else prior
         wording = request.recipe.wording

@@ -8,7 +8,10 @@
     schedule        how noisy z_t is at time t, by a checkpoint's own scheduler
     words           prompts as numbers, kept on disk, so that text encoders need not stay in memory
     text_to_image   the prior
-    novel_view      one that is told a picture in the place of words: Zero-1-to-3, Stable-Zero123
+    shown           priors that are told a picture in the place of words, which are
+    novel_view      Zero-1-to-3 and Stable-Zero123, from any camera
+    zero123plus     Zero123++, a tile of six views, by the network of reference_attention
+    wonder3d        Wonder3D, colours and normals of six views, by the network of cross_domain
     steered         that, shown something beside what it denoises
     controlnet      ControlNets, which are shown the scene's depth or normals
     instruct        InstructPix2Pix, which is shown the original

@@ -24,8 +24,6 @@ PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 LATER = {  # of the field, by the class that their model_index.json names
     "MVDreamStableDiffusionPipeline": "MVDream in another layout",
-    "Zero123PlusPipeline": "Zero123++",
-    "MVDiffusionImagePipeline": "Wonder3D",
     "StableDiffusionImageVariationPipeline": "image variations",
 }
 # No other code is ever loaded, whatever a model_index.json asks for.
@@ -35,8 +33,11 @@ CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast"),
-    "image_encoder": ("CLIPVisionModelWithProjection",),
-    "feature_extractor": ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    **dict.fromkeys(("image_encoder", "vision_encoder"), ("CLIPVisionModelWithProjection",)),
+    **dict.fromkeys(
+        ("feature_extractor", "feature_extractor_clip", "feature_extractor_vae"),
+        ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    ),
     "clip_camera_projection": ("CLIPCameraProjection",),
     "cc_projection": ("CCProjection",),
 }
@@ -172,9 +173,9 @@ def verify(checkpoint: Checkpoint) -> None:
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
     if family.shown:
-        from threed.distill.hub.novel_view import check
+        from threed.distill.hub import shown
 
-        check(checkpoint)
+        shown.check(checkpoint)
 
 
 def _check_class(checkpoint: Checkpoint, part: str, library: object, name: object) -> None:
@@ -218,8 +219,8 @@ def _pieces(index: Path) -> list[Path]:
 
 def _pickled(path: Path) -> str:
     return (
-        f"{path} is a pickle, which may run any code when it is read; use a safetensors version, or, if you trust it, "
-        "make one with diffusers: DiffusionPipeline.from_pretrained(...).save_pretrained(FOLDER)"
+        f"{path} is a pickle, which may run any code when it is read; use a safetensors version, or make one of its "
+        "numbers alone, see Pickles in docs/priors.md"
     )
 
 

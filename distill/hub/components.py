@@ -13,7 +13,7 @@ from threed.distill.embedded import complete, quiet
 from threed.distill.folder import readable
 from threed.distill.hub.checkpoint import Checkpoint, blank, header, weight_files
 
-__all__ = ["denoiser", "image_encoder", "quiet", "text_encoders"]
+__all__ = ["denoiser", "image_encoder", "image_processor", "quiet", "text_encoders"]
 
 
 def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -23,8 +23,7 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     family = checkpoint.family
     parts = {family.network: dtype} | ({"vae": autoencoder_dtype(checkpoint, device, dtype)} if family.latent else {})
-    apart = family.foreign or family.shown
-    pipeline = _assembled(checkpoint, parts) if apart else _pipeline(checkpoint, parts)
+    pipeline = _assembled(checkpoint, parts) if family.apart else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("unet", "transformer", "lora_unet", "lora_transformer"))
     for part, precision in parts.items():
         network = getattr(pipeline, part).to(device).eval().requires_grad_(False)
@@ -36,7 +35,7 @@ def denoiser(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
     """A diffusers pipeline of text encoders and tokenizers alone. Raises UnreadablePrior."""
     parts = dict.fromkeys(checkpoint.texts, dtype)
-    pipeline = _assembled(checkpoint, parts) if checkpoint.family.foreign else _pipeline(checkpoint, parts)
+    pipeline = _assembled(checkpoint, parts) if checkpoint.family.apart else _pipeline(checkpoint, parts)
     _fuse(pipeline, checkpoint, ("text_encoder", "lora_te"))
     for part in checkpoint.texts:
         if part.startswith("text_encoder"):
@@ -44,16 +43,21 @@ def text_encoders(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     return pipeline
 
 
-def image_encoder(checkpoint: Checkpoint, device: torch.device) -> tuple[Any, Any]:
+def image_encoder(
+    checkpoint: Checkpoint, device: torch.device, part: str = "image_encoder", processor: str = "feature_extractor"
+) -> tuple[Any, Any]:
     """CLIP's network of pictures, in float32, and what brings pictures into its form. Raises UnreadablePrior."""
-    import transformers
-
-    part = "image_encoder"
     with readable(checkpoint.folder), quiet():
         network = _loaded(checkpoint, part, checkpoint.index[part], torch.float32)
-        folder = checkpoint.folder / "feature_extractor"
-        processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-    return network.to(device).eval().requires_grad_(False), processor
+    return network.to(device).eval().requires_grad_(False), image_processor(checkpoint, processor)
+
+
+def image_processor(checkpoint: Checkpoint, part: str) -> Any:
+    """What brings pictures into the form that a network wants. Raises UnreadablePrior."""
+    import transformers
+
+    with readable(checkpoint.folder), quiet():
+        return transformers.CLIPImageProcessor.from_pretrained(checkpoint.folder / part, local_files_only=True)
 
 
 def autoencoder_dtype(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -1,9 +1,11 @@
-"""ControlNets of depth and of normals: the scene's own shape steers a Stable Diffusion checkpoint.
+"""ControlNets and T2I-Adapters of depth and of normals: the scene's own shape steers a Stable Diffusion checkpoint.
 
 A ControlNet is a copy of the encoder of the UNet that it was trained beside. It sees a map of what is to be drawn, and
 what it makes of it is added to the UNet's skip connections, times a strength (Zhang et al. 2023, arXiv 2302.05543,
-section 3.2), under every condition alike. Here the map is drawn of the scene as it is, see `distill.control`, so a
-prior that knows no cameras knows where the surface lies, and from which side it is seen.
+section 3.2), under every condition alike. A T2I-Adapter is a small network that sees nothing but the map; what it makes
+of that is added within the UNet's encoder, once a level (Mou et al. 2023, arXiv 2302.08453). Here the map is drawn of
+the scene as it is, see `distill.control`, so a prior that knows no cameras knows where the surface lies, and from which
+side it is seen.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from threed.distill.hub.steered import showing
 from threed.distill.hub.text_to_image import TextToImage, sized
 from threed.distill.prior import Conditions, Pictures
 
-CLASS, CONFIG = "ControlNetModel", "config.json"
+CONFIG = "config.json"
 STEERABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 ALIKE = ("cross_attention_dim", "in_channels", "block_out_channels", "layers_per_block")  # of it and of its UNet
 
 
 @dataclass(frozen=True)
 class ControlNet:
-    """One as what a checkpoint is shown; make one with `load`."""
+    """One, or a T2I-Adapter, as what a checkpoint is shown; make one with `load`."""
 
     network: Any
     kind: ControlKind
@@ -50,6 +52,10 @@ class ControlNet:
     def seeing(self, network: Any, shown: Float[Tensor, "P 3 S S"]) -> Led:
         return Led(network, self, shown)
 
+    def added(self, shown: Float[Tensor, "P 3 S S"], z_t: Tensor, timestep: Tensor, told: dict[str, Any]) -> Added:
+        """What it makes of the map, by what diffusers' UNets call that."""
+        return KINDS[type(self.network).__name__](self, shown.to(z_t.dtype), z_t, timestep, told)
+
 
 @dataclass(frozen=True)
 class Led:
@@ -64,10 +70,29 @@ class Led:
         return self.network.dtype
 
     def __call__(self, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], **told: Any) -> Any:
-        shown = {"controlnet_cond": self.shown.to(z_t.dtype), "conditioning_scale": self.control.strength}
-        down, middle = self.control.network(z_t, timestep, **told, **shown)
-        added = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return self.network(z_t, timestep, **told, **added)
+        return self.network(z_t, timestep, **told, **self.control.added(self.shown, z_t, timestep, told))
+
+
+def _beside(
+    control: ControlNet, shown: Float[Tensor, "P 3 S S"], z_t: Tensor, timestep: Tensor, told: dict[str, Any]
+) -> Added:
+    down, middle = control.network(z_t, timestep, **told, controlnet_cond=shown, conditioning_scale=control.strength)
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+def _within(
+    control: ControlNet, shown: Float[Tensor, "P 3 S S"], z_t: Tensor, timestep: Tensor, told: dict[str, Any]
+) -> Added:
+    del z_t, timestep, told
+    found = control.network(shown[:, : control.network.config.in_channels])  # one channel, where all are the same
+    return {"down_intrablock_additional_residuals": [control.strength * each for each in found]}
+
+
+Added = dict[str, Any]
+KINDS: dict[str, Callable[[ControlNet, Tensor, Tensor, Tensor, dict[str, Any]], Added]] = {  # by diffusers' class
+    "ControlNetModel": _beside,
+    "T2IAdapter": _within,
+}
 
 
 def named(text: str) -> tuple[ControlKind, str]:
@@ -123,18 +148,31 @@ def verify(folder: Path, base: Checkpoint) -> None:
         )
     check_files(folder)
     ours, theirs = (_config(path) for path in (folder, base.folder / base.family.network))
-    for name in ALIKE:
-        if name in ours and name in theirs and ours[name] != theirs[name]:
+    for name, (own, wanted) in _alike(ours, theirs, base.kind == "StableDiffusionXLPipeline").items():
+        if own != wanted:
             raise UnreadablePrior(
-                f"the ControlNet {folder} is for another base than {base.folder}: its {name} is {ours[name]} and "
-                f"should be {theirs[name]}; use one that was trained for it"
+                f"the ControlNet {folder} is for another base than {base.folder}: its {name} is {own} and "
+                f"should be {wanted}; use one that was trained for it"
             )
+
+
+def _alike(ours: dict[str, Any], theirs: dict[str, Any], large: bool) -> dict[str, tuple[Any, Any]]:
+    """By name, what two configurations say that has to be the same, of it and of its UNet."""
+    if ours["_class_name"] != "T2IAdapter":
+        return {name: (ours[name], theirs[name]) for name in ALIKE if name in ours and name in theirs}
+    kind, widths, wanted = ours.get("adapter_type"), ours.get("channels", []), theirs.get("block_out_channels", [])
+    small = kind if kind == "light_adapter" else "full_adapter"
+    levels = min(len(widths), len(wanted))  # that of XL sees the middle, too, and a light one leaves it out
+    return {
+        "adapter_type": (kind, "full_adapter_xl" if large else small),
+        "channels": (widths[:levels], wanted[:levels]),
+    }
 
 
 def check_files(folder: Path) -> None:
     """That its files are there, whole, safetensors, and a ControlNet's. Raises UnreadablePrior."""
-    if (kind := _config(folder).get("_class_name")) != CLASS:
-        raise UnreadablePrior(f"{folder} is a {kind}, and --control wants a {CLASS}; use another folder")
+    if (kind := _config(folder).get("_class_name")) not in KINDS:
+        raise UnreadablePrior(f"{folder} is a {kind}, and --control wants a {' or a '.join(KINDS)}; use another folder")
     stored = {name: shape for path in _weights(folder) for name, shape in header(path).items()}
     for name, shape in _shapes(folder).items():
         if stored.get(name) != shape:
@@ -146,12 +184,13 @@ def check_files(folder: Path) -> None:
 
 def load(folder: Path, kind: ControlKind, strength: float, prior: TextToImage) -> ControlNet:
     """For this prior, beside its network and as precise. Raises UnreadablePrior when a file is at fault."""
-    from diffusers import ControlNetModel
+    import diffusers
 
     told = {"use_safetensors": True, "local_files_only": True, "torch_dtype": prior.network.dtype}
     with readable(folder), quiet():
         variant = Checkpoint(folder.parent).variant(folder.name)
-        network, report = ControlNetModel.from_pretrained(folder, variant=variant, output_loading_info=True, **told)
+        made = getattr(diffusers, _config(folder)["_class_name"])
+        network, report = made.from_pretrained(folder, variant=variant, output_loading_info=True, **told)
         complete(report)
     return ControlNet(network.to(prior.network.device).eval().requires_grad_(False), kind, strength)
 
@@ -163,10 +202,11 @@ def _weights(folder: Path) -> list[Path]:
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
     """What its configuration says that its weights are. Raises UnreadablePrior."""
-    from diffusers import ControlNetModel
+    import diffusers
 
+    config = _config(folder)
     with readable(folder), torch.device("meta"):
-        network = ControlNetModel.from_config(_config(folder))
+        network = getattr(diffusers, config["_class_name"]).from_config(config)
         return {name: list(value.shape) for name, value in network.state_dict().items()}
 
 

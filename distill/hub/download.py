@@ -15,7 +15,8 @@ from threed.distill.folder import UnreadablePrior
 SITE = "https://huggingface.co"
 SMALL = (".json", ".txt", ".model")  # suffixes of configurations and tokenizers
 PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-READERS = ("image_encoder", "feature_extractor")  # of what is told a picture: others have such folders for other uses
+# Of what is told a picture: others have such folders for other uses.
+READERS = ("image_encoder", "vision_encoder", "feature_extractor", "feature_extractor_clip", "feature_extractor_vae")
 
 
 def cached(name: str, index: str = "model_index.json") -> Path:
@@ -98,7 +99,9 @@ def needed(files: Iterable[str]) -> list[str]:
     from threed.distill.hub.checkpoint import OWN
 
     below = [each for each in files if each.count("/") == 1]
-    parts = (*PARTS, *READERS, *OWN) if any(each.startswith(OWN) for each in below) else PARTS
+    tells = any(each.startswith((*OWN, "vision_encoder/")) for each in below)
+    heard = any(each.startswith("text_encoder") for each in below)
+    parts = (*PARTS, *READERS, *OWN) if tells or not heard else PARTS
     inside = [each for each in below if each.split("/")[0].rstrip("_23") in parts]
     small = [each for each in inside if each.endswith(SMALL) and not _variant(each)]
     found = ["model_index.json", *small]
@@ -114,7 +117,8 @@ def chosen(files: Sequence[str], part: str) -> list[str]:
     plain = [each for each in weights if _variant(each) is None]
     if not (half or plain) and any(each.endswith(".bin") for each in files):
         raise UnreadablePrior(
-            f"its {part} is there as a pickle alone, which may run any code when it is read; use another checkpoint"
+            f"its {part} is there as a pickle alone, which may run any code when it is read; use another checkpoint, "
+            "or make a folder of its numbers alone, see Pickles in docs/priors.md"
         )
     return half or plain
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from threed.distill.hub import mvdream
+from threed.distill.hub import cross_domain, mvdream, reference_attention
 from threed.distill.prior import Pictures
 
 Words = dict[str, Tensor]  # what text encoders say: by what it is for, one row a prompt
@@ -45,6 +45,12 @@ class Family:
     shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
     beside: tuple[str, ...] = ()  # components that read it
     edits: bool = False  # whether its prompts say what to change in a picture that it is shown
+    rigged: tuple[str, ...] = ()  # the kinds that it draws together, of those whose cameras are always the same
+
+    @property
+    def apart(self) -> bool:
+        """Whether its pipeline is of a class that diffusers does not have."""
+        return self.foreign is not None or self.shown
 
 
 def _sd_words(pipeline: Any, prompt: str, device: torch.device) -> Words:
@@ -175,4 +181,25 @@ FAMILIES: dict[str, Family] = {
             ("Zero1to3StableDiffusionPipeline", "cc_projection"),
         )
     },
+    "Zero123PlusPipeline": Family(
+        "Zero123++",
+        "unet",
+        _sd_words,
+        reference_attention.ask,
+        guidance=4.0,
+        shown=True,
+        beside=("vision_encoder", "feature_extractor_clip", "feature_extractor_vae"),
+        rigged=("albedo",),
+    ),
+    "MVDiffusionImagePipeline": Family(
+        "Wonder3D",
+        "unet",
+        _no_words,
+        cross_domain.ask,
+        guidance=1.0,
+        foreign=Foreign(cross_domain.CLASS, cross_domain.blank),
+        shown=True,
+        beside=("image_encoder", "feature_extractor"),
+        rigged=("albedo", "normal"),
+    ),
 }

@@ -82,9 +82,28 @@ KNOWN = (
         2.5,
         "Stability AI Non-Commercial Research Community",  # of the weights; that copy says MIT
     ),
+    Known("sudo-ai/zero123plus-v1.2", "Zero123++ 1.2, six views of a picture together, 320 px", 3.8, "CC-BY-NC 4.0"),
+    Known(
+        "dylanebert/zero123plus-instantmesh",
+        "the same before white, as InstantMesh was trained with",
+        3.8,
+        "CC-BY-NC 4.0",  # of the weights that these were made of; that copy says MIT
+    ),
+    Known(
+        "sudo-ai/zero123plus-v1.1",
+        "Zero123++ 1.1, the same from other heights, a pickle: make safetensors of it, see docs/priors.md",
+        3.8,
+        "CC-BY-NC 4.0",  # says its repository, whose README came later; its page says OpenRAIL
+    ),
+    Known(
+        "flamehaze1115/wonder3d-v1.0",
+        "Wonder3D, colours and normals of six views, 256 px, a pickle: make safetensors of it, see docs/priors.md",
+        2.6,
+        "AGPL-3.0",  # says its page; its repository, with a link to it, has been under MIT since 2025
+    ),
 )
 
-# ControlNets, for --control; their names say what they are steered by.
+# ControlNets and T2I-Adapters, for --control; their names say what they are steered by.
 CONTROLS = (
     Known(
         "lllyasviel/control_v11f1p_sd15_depth",
@@ -118,6 +137,13 @@ CONTROLS = (
         "xinsir/controlnet-depth-sdxl-1.0",
         "for Stable Diffusion XL: depth",
         2.5,
+        "Apache-2.0",
+        index="config.json",
+    ),
+    Known(
+        "TencentARC/t2i-adapter-depth-midas-sdxl-1.0",
+        "for Stable Diffusion XL, a small T2I-Adapter: depth",
+        0.2,
         "Apache-2.0",
         index="config.json",
     ),

@@ -93,8 +93,7 @@ class NovelView:
     def shown(self, reference: Reference) -> NovelView:
         """The same, told of this picture; CLIP is in memory only while it reads. Raises UnreadablePrior."""
         assert self.base.autoencoder
-        white = torch.ones(1, 3).to(reference.picture)
-        picture = from_pixels(before(white, reference.picture)).clamp(0, 1).to(self.weight.device)
+        picture = in_front_of(1.0, reference).to(self.weight.device)
         network, processor = components.image_encoder(self.base.reader.checkpoint, self.weight.device)
         with readable(self.base.reader.checkpoint.folder):
             embedding = network(pixel_values(processor, picture).to(self.weight.device)).image_embeds
@@ -147,6 +146,12 @@ def farther(cameras: Cameras, seen: Cameras) -> Float[Tensor, "P"]:
     return DISTANCE * (framed / was - 1)
 
 
+def in_front_of(shade: float, reference: Reference) -> Float[Tensor, "1 H W 3"]:
+    """A reference picture as it looks before this grey, display sRGB in [0, 1]."""
+    background = torch.full((1, 3), shade).to(reference.picture)
+    return from_pixels(before(background, reference.picture)).clamp(0, 1)
+
+
 def pixel_values(processor: Any, picture: Float[Tensor, "1 H W 3"]) -> Float[Tensor, "1 3 S S"]:
     """A display sRGB picture in [0, 1] as CLIP takes it, by transformers' processor of pictures of 8 bits."""
     image = Image.fromarray((picture[0] * 255).round().byte().cpu().numpy())
@@ -163,8 +168,6 @@ def is_stable(folder: Path) -> bool:
 def check(checkpoint: Checkpoint) -> None:
     """That the components of such a checkpoint fit one another, by their headers. Raises UnreadablePrior."""
     folder, part = checkpoint.folder, _projection(checkpoint)
-    if alone := checkpoint.weights or checkpoint.lora:
-        raise UnreadablePrior(f"{alone} cannot be used with {checkpoint.family.about}; give a folder, and no --lora")
 
     def told(part: str) -> Any:
         return json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
@@ -184,11 +187,16 @@ def check(checkpoint: Checkpoint) -> None:
                 [said, clip["hidden_size"]],
             ),
         }
+    agreed(checkpoint, fit)
+
+
+def agreed(checkpoint: Checkpoint, fit: dict[str, tuple[Any, Any]]) -> None:
+    """That what was found is what is wanted. Raises UnreadablePrior."""
     for what, (found, wanted) in fit.items():
         if found != wanted:
             raise UnreadablePrior(
-                f"{folder} cannot be {checkpoint.family.about}: the {what} is {found} and should be {wanted}; "
-                "copy the checkpoint's folder again, or use another, see: threed prior list"
+                f"{checkpoint.folder} cannot be {checkpoint.family.about}: the {what} is {found} and should be "
+                f"{wanted}; copy the checkpoint's folder again, or use another, see: threed prior list"
             )
 
 
