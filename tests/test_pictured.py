@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_prior
 import torch
 import trimesh
 from PIL import Image, ImageDraw
@@ -16,12 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from truth import oracle
 
-from threed import pictured, pictures
+from threed import checkpoint, pictured, pictures
 from threed.carved import coloured
 from threed.cli import main
 from threed.cutout import Cutout
 from threed.distill.folder import SHIPPED
 from threed.distill.losses import LEARNING, instead
+from threed.distill.personal import DreamBooth, Inversion, Learns
 from threed.distill.start import Start, StartConfig, cut, volume_of
 from threed.errors import Failure
 from threed.exporters.unwrap import unwrap
@@ -104,7 +106,7 @@ def test_a_picture_becomes_an_asset(prior, tmp_path, monkeypatch, capsys):
     assert main(first) == 0
     assert "outputs/green-ball-0/mask.png" in capsys.readouterr().out
     folder = tmp_path / "outputs" / "green-ball-0"
-    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "progress.png"}
+    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "progress.png", "learned.safetensors"}
     assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"} - unasked
     for name in SAME:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
@@ -187,6 +189,23 @@ def test_every_recipe_of_pictures_goes_from_end_to_end(name, prior, tmp_path):
     torch.testing.assert_close(front, torch.tensor(GREEN) / 255, atol=0.05, rtol=0)
     names = [stage.name for stage in recipe.stages]
     assert [name for name in told["seconds"] if name in names] == names
+
+
+def test_a_prior_learns_the_picture_before_it_judges(prior, tmp_path, monkeypatch):
+    """Its word and its network, in stages of their own; the prompt stays what the user said."""
+    tiny_prior.write(tmp_path / "both", image_size=32)
+    shutil.copytree(prior / "start", tmp_path / "both" / "start")
+    network = DreamBooth(steps=2, rank=2, drawn=1, drawn_steps=2)
+    monkeypatch.setattr("threed.recipes.LEARNS", Learns(Inversion(steps=3, batch=1), network, (1.0, 1.0)))
+    monkeypatch.setattr("threed.personal.EXAM", 1)
+    picture, run = str(photo(tmp_path / "ball.png")), tmp_path / "run"
+    asked = ["image", picture, "--recipe", "realfusion", "--learn", "both", "--prior", str(tmp_path / "both")]
+    assert main([*asked, "--prompt", "a ball", "--output", str(run)]) == 0
+    seconds = json.loads((run / "report.json").read_text())["seconds"]
+    stages = ["word", "drawn", "network", "volume"]
+    assert [name for name in seconds if name in stages] == stages
+    assert {*checkpoint.load(run / "learned.safetensors")} == {"word", "network"}
+    assert json.loads((run / "recipe.json").read_text())["prompt"] == "a ball"
 
 
 def painted_ball():

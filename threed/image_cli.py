@@ -98,6 +98,10 @@ class Picture:
     ] = None
     fov: Annotated[float, said(f"Degrees of its field of view, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "carved"
+    learn: Annotated[
+        str | None,
+        said("What the prior learns of the picture first: nothing, word, network, or both.", "the recipe's"),
+    ] = None
     loss: LossName = None
     scale: Scale = None
     prior: PriorName = "embedded"
