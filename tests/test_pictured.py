@@ -1,6 +1,7 @@
 """From a picture to a run folder, by a start that knows a ball: its front shows what the picture shows."""
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from threed import checkpoint, pictured, pictures
 from threed.carved import coloured
 from threed.cli import main
 from threed.cutout import Cutout
+from threed.distill.embedded import Embedded
 from threed.distill.folder import SHIPPED
 from threed.distill.losses import LEARNING, instead
 from threed.distill.personal import DreamBooth, Inversion, Learns
@@ -36,7 +38,7 @@ from threed.renderers.read import normalised, read
 from threed.renderers.voxels import TRUNCATION, Voxels
 from threed.run import FILES, Request, Run, Source
 from threed.solid import SolidConfig
-from threed.start import begin
+from threed.start import VoxelField, begin
 from threed.training.start import write
 from threed.viewpoint import Viewpoint
 
@@ -191,21 +193,31 @@ def test_every_recipe_of_pictures_goes_from_end_to_end(name, prior, tmp_path):
     assert [name for name in told["seconds"] if name in names] == names
 
 
-def test_a_prior_learns_the_picture_before_it_judges(prior, tmp_path, monkeypatch):
-    """Its word and its network, in stages of their own; the prompt stays what the user said."""
-    tiny_prior.write(tmp_path / "both", image_size=32)
-    shutil.copytree(prior / "start", tmp_path / "both" / "start")
-    network = DreamBooth(steps=2, rank=2, drawn=1, drawn_steps=2)
-    monkeypatch.setattr("threed.recipes.LEARNS", Learns(Inversion(steps=3, batch=1), network, (1.0, 1.0)))
+def test_a_prior_learns_the_picture_before_the_stages_ask_it(tmp_path, monkeypatch):
+    """From where the start says that it was taken; the stages' prompt has the word, that of the request has not."""
+    tiny_prior.write(tmp_path / "prior", image_size=32)
+    prior, asked, green = Embedded.load(tmp_path / "prior"), [], torch.tensor(GREEN) / 255
+    learns = Learns(Inversion(steps=1, batch=1), DreamBooth(steps=1, rank=2, drawn=1, drawn_steps=1), (1.0, 1.0))
     monkeypatch.setattr("threed.personal.EXAM", 1)
-    picture, run = str(photo(tmp_path / "ball.png")), tmp_path / "run"
-    asked = ["image", picture, "--recipe", "realfusion", "--learn", "both", "--prior", str(tmp_path / "both")]
-    assert main([*asked, "--prompt", "a ball", "--output", str(run)]) == 0
-    seconds = json.loads((run / "report.json").read_text())["seconds"]
-    stages = ["word", "drawn", "network", "volume"]
-    assert [name for name in seconds if name in stages] == stages
-    assert {*checkpoint.load(run / "learned.safetensors")} == {"word", "network"}
-    assert json.loads((run / "recipe.json").read_text())["prompt"] == "a ball"
+    monkeypatch.setattr(pictured, "begun", lambda *_: (VoxelField(ball()), Viewpoint(20.0, 10.0)))
+
+    def staged(shape, request, run, prior, wanted):
+        asked.append((request.prompt, prior, math.degrees(wanted.camera.azimuth)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictured, "staged", staged)
+    request = Request("a ball", replace(RECIPES["realfusion"], learns=learns), picture=Source("ball", "digest"))
+    alpha = Viewpoint(20.0, 10.0).of(coloured(ball()), 96).alpha[0]
+    with Run.create(tmp_path / "run", request) as run, pytest.raises(KeyboardInterrupt):
+        photograph = Photograph(green.expand(96, 96, 3), alpha, "digest")
+        pictured.picture_to_3d(request, photograph, alpha[..., 0], "alpha", run, prior)
+    ((prompt, taught, azimuth),) = asked
+    assert prompt == "<pictured0> a ball"
+    assert taught.unet is not prior.unet
+    assert azimuth == pytest.approx(20, abs=1e-3)
+    stages = ["load", "picture", "start", "word", "drawn", "network"]
+    assert [name for name in run.log.seconds() if name in stages] == stages[1:]
+    assert {*checkpoint.load(run.path("learned.safetensors"))} == {"word", "network"}
 
 
 def painted_ball():

@@ -57,18 +57,18 @@ class Reader:
         As long as the word is learned, its prompts are read every time, differentiably, and the encoders stay.
         """
         self.read(prompts)
-        changing = filter(self._changing, dict.fromkeys(prompts))
-        said = self.said | {prompt: self._read(self._staying, prompt) for prompt in changing}
+        own = filter(self._changing, dict.fromkeys(prompts))
+        said = self.said | {prompt: self._read(self._staying, prompt) for prompt in own}
         rows = [said[prompt] for prompt in prompts]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     @torch.no_grad()
     def read(self, prompts: Sequence[str]) -> None:
         """All that are new, at once, so that the text encoders are loaded once."""
-        changing = [prompt for prompt in prompts if self._changing(prompt)]
-        for prompt in changing:  # which are read when they are needed
+        own = [prompt for prompt in prompts if self._changing(prompt)]
+        for prompt in own:  # which is read when it is needed
             check_length(self._staying, prompt)
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in {*self.said, *changing}]
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in {*self.said, *own}]
         self.said.update({prompt: words for prompt in new if (words := self._kept(prompt))})
         if not (missing := [prompt for prompt in new if prompt not in self.said]):
             return
