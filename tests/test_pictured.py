@@ -208,8 +208,8 @@ def test_a_prior_learns_the_picture_before_the_stages_ask_it(tmp_path, monkeypat
     monkeypatch.setattr(pictured, "staged", staged)
     request = Request("a ball", replace(RECIPES["realfusion"], learns=learns), picture=Source("ball", "digest"))
     alpha = Viewpoint(20.0, 10.0).of(coloured(ball()), 96).alpha[0]
+    photograph = Photograph(green.expand(96, 96, 3), alpha, "digest")
     with Run.create(tmp_path / "run", request) as run, pytest.raises(KeyboardInterrupt):
-        photograph = Photograph(green.expand(96, 96, 3), alpha, "digest")
         pictured.picture_to_3d(request, photograph, alpha[..., 0], "alpha", run, prior)
     ((prompt, taught, azimuth),) = asked
     assert prompt == "<pictured0> a ball"
