@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from threed.distill.prior import Denoiser, Prediction
 
@@ -36,8 +36,7 @@ class LoRA:
         from peft import LoraConfig, inject_adapter_in_model
 
         self.prior, self.rate = prior, rate
-        shared = {id(tensor): tensor for tensor in chain(prior.network.parameters(), prior.network.buffers())}
-        network = copy.deepcopy(prior.network, shared)
+        network = shared(prior.network)
         with torch.random.fork_rng(devices=[]):  # peft knows no generators
             torch.manual_seed(seed)
             config = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION)
@@ -54,6 +53,15 @@ class LoRA:
         """As the prior's, and differentiable to the adapter's weights."""
         return self.prior.answer(self.network, z_t, t, condition)
 
+    def fused(self) -> Any:
+        """The prior's network with what was learned added, W + B A: all other weights are the prior's own."""
+        network = shared(self.prior.network)
+        for name, layer in self.network.named_modules():
+            if f"{name}.lora_A.default.weight" in self.weights:
+                plain = network.get_submodule(name)
+                plain.weight = nn.Parameter(changed(plain.weight, layer.get_delta_weight("default")), False)
+        return network
+
     def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.weights.values()), "lr": self.rate}]
 
@@ -64,3 +72,15 @@ class LoRA:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, weight in self.weights.items():
             weight.copy_(state[name])
+
+
+def shared(network: Any) -> Any:
+    """Another network of the same weights, each in memory once."""
+    kept = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+    return copy.deepcopy(network, kept)
+
+
+@torch.no_grad()
+def changed(weight: Float[Tensor, "F G"], change: Float[Tensor, "F G"]) -> Float[Tensor, "F G"]:
+    """Their sum, in the weight's precision."""
+    return (weight.to(change.dtype) + change).to(weight.dtype)

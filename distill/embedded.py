@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from threed.distill.prior import (
     prediction_from,
 )
 from threed.distill.text import Text, TextReader, pieces
+from threed.distill.word import ALONE, Word, changing
 from threed.renderers.camera import Cameras
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Embedded:
     conventions: Conventions
     unet: Any
     reader: TextReader
-    texts: dict[str, Text] = field(default_factory=dict, repr=False)  # every prompt is encoded once
+    texts: dict[str, Text] = field(default_factory=dict, repr=False)  # every prompt is read once
 
     @staticmethod
     def load(
@@ -162,7 +163,6 @@ class Embedded:
     def decode(self, latents: Float[Tensor, "P 3 H W"]) -> Float[Tensor, "P H W 3"]:
         return from_pixels(latents)
 
-    @torch.no_grad()
     def conditions(
         self,
         prompt: Prompt,
@@ -223,6 +223,15 @@ class Embedded:
 
         return LoRA(self, rank, rate, seed)
 
+    def beginning(self, prompt: str, count: int) -> Word:
+        return {ALONE: self.reader.beginning(prompt, count)}
+
+    def knowing(self, word: Word) -> Embedded:
+        return replace(self, reader=self.reader.knowing(word[ALONE]), texts={})
+
+    def thinking(self, network: Any) -> Embedded:
+        return replace(self, unet=network)
+
     def _texts(self, prompt: Prompt, pictures: int, rows: int) -> Text:
         """One text for all rows, or one for each; rows beyond the pictures are told what the last picture is."""
         if isinstance(prompt, str):
@@ -237,7 +246,10 @@ class Embedded:
             limit, count = self.reader.limit, len(pieces(self.reader.tokenizer, prompt))
             if count > limit:
                 raise ValueError(f"the prompt {prompt!r} takes {count} tokens; shorten it to at most {limit}")
-            self.texts[prompt] = self.reader([prompt])
+            text = self.reader([prompt])
+            if changing(prompt, () if self.reader.word is None else (self.reader.word,)):
+                return text
+            self.texts[prompt] = text
         return self.texts[prompt]
 
 

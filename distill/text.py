@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear
 
 from threed.distill.folder import readable, restore
+from threed.distill.word import beginning, heard, names
 
 PAD = 0  # BERT's number of nothing
+TABLE = "embeddings.word_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class TextReader:
     heads: int
     epsilon: float  # of its norms
     limit: int  # tokens of a prompt, the two markers at its ends included
+    word: Float[Tensor, "K F"] | None = None  # that it knows beside its own, see `distill.word`
 
     @staticmethod
     def load(folder: Path, limit: int, device: torch.device | str = "cpu") -> TextReader:
@@ -61,15 +64,24 @@ class TextReader:
 
     @property
     def features(self) -> int:
-        return self.weights["embeddings.word_embeddings.weight"].shape[1]
+        return self.weights[TABLE].shape[1]
 
     @property
     def device(self) -> torch.device:
-        return self.weights["embeddings.word_embeddings.weight"].device
+        return self.weights[TABLE].device
 
-    @torch.no_grad()
+    def beginning(self, prompt: str, count: int) -> Float[Tensor, "K F"]:
+        """A word of so many vectors that means what the prompt does."""
+        return beginning(self.weights[TABLE], pieces(self.tokenizer, prompt)[1:-1], count)
+
+    def knowing(self, word: Float[Tensor, "K F"]) -> TextReader:
+        """The same, for prompts with this word in them."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_tokens(names(len(word)))
+        return replace(self, tokenizer=tokenizer, word=word)
+
     def __call__(self, prompts: Sequence[str]) -> Text:
-        """Each prompt by itself; what goes beyond `limit` tokens is cut off."""
+        """Each prompt by itself; what goes beyond `limit` tokens is cut off. Differentiable to a word."""
         rows = [self._cut(pieces(self.tokenizer, prompt)) for prompt in prompts]
         ids = torch.tensor([row + [PAD] * (self.limit - len(row)) for row in rows]).to(self.device, non_blocking=True)
         real = torch.tensor([[k < len(row) for k in range(self.limit)] for row in rows])
@@ -83,7 +95,7 @@ class TextReader:
         """What the last layer says of every token; nobody attends to tokens that are not real."""
         own = self.weights
         place, kind = own["embeddings.position_embeddings.weight"], own["embeddings.token_type_embeddings.weight"]
-        x = embedding(ids, own["embeddings.word_embeddings.weight"]) + place[: ids.shape[1]] + kind[0]
+        x = self._embedded(ids) + place[: ids.shape[1]] + kind[0]
         x = self._norm("embeddings", x)
         away = torch.zeros(real.shape, device=x.device).masked_fill(~real, -torch.inf)[:, None, None]
         for k in range(self.layers):
@@ -96,6 +108,12 @@ class TextReader:
             wide = gelu(self._linear(f"{layer}.intermediate.dense", x))
             x = self._norm(f"{layer}.output", x + self._linear(f"{layer}.output.dense", wide))
         return x
+
+    def _embedded(self, ids: Int[Tensor, "N T"]) -> Float[Tensor, "N T F"]:
+        if self.word is None:
+            return embedding(ids, self.weights[TABLE])
+        first = self.tokenizer.token_to_id(names(1)[0])
+        return heard(ids, lambda known: embedding(known, self.weights[TABLE]), self.word, first)
 
     def _cut(self, row: list[int]) -> list[int]:
         """The marker at the end stays."""

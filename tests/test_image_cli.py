@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from threed.cli import main
 from threed.exporters import ENCODERS
-from threed.recipes import RECIPES
+from threed.recipes import LEARNS, RECIPES
 from threed.run import Request, Run
 
 
@@ -216,6 +216,8 @@ def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
     [
         ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
         ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
+        ("--learn word", "--learn is 'word', and recipe 'carved' asks no prior; use --recipe realfusion"),
+        ("--recipe realfusion --learn words", "unknown lesson 'words'; did you mean 'word'?"),
         ("--recipe zero123 --loss sdss", "unknown loss 'sdss'; did you mean 'sds'?"),
         ("--start sphere", "a sphere does not tell from where the picture was taken; use --start carved, volume, or"),
         ("--start none.glb", "there is no file 'none.glb' to start from"),
@@ -231,6 +233,17 @@ def test_flags_that_do_not_go_together(
     assert message in capsys.readouterr().err
     assert asked == []
     assert not Path("outputs").exists()
+
+
+def test_the_word_that_is_learned_is_one_of_the_prompts(asked: list[Request], capsys: pytest.CaptureFixture) -> None:
+    """14 words and two markers are what the prior reads; a word more is too many."""
+    learns = ["image", "chair.png", "--recipe", "realfusion", "--learn", "both", "--prompt"]
+    assert main([*learns, "very " * 14]) == 2
+    assert "takes 17 tokens of at most 16; shorten it" in capsys.readouterr().err
+    assert main([*learns, "very " * 13]) == 0
+    assert asked[0].recipe.learns == LEARNS
+    assert main(["image", "chair.png", "--recipe", "realfusion", "--output", "other"]) == 0
+    assert asked[1].recipe.learns is None
 
 
 def test_a_text_cannot_be_carved(capsys: pytest.CaptureFixture) -> None:

@@ -363,6 +363,7 @@ def complaint(capsys, *arguments):
             "the prior 'sd:zero123' is told a picture, and hears no words; use threed image, or a text-to-image check",
         ),
         ([*IMAGE, "--negative", "blurry"], "--negative belongs to priors that hear words, and 'sd:zero123' is told a"),
+        ([*IMAGE, "--learn", "word"], "--learn word belongs to priors that hear words"),
         ([*IMAGE, "--lora", "style.safetensors"], "--lora belongs to priors that hear words"),
         ([*IMAGE, "--loss", "nfsd"], "--loss nfsd belongs to priors that hear words"),
         (

@@ -1,6 +1,7 @@
 """From a picture to a run folder, by a start that knows a ball: its front shows what the picture shows."""
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_prior
 import torch
 import trimesh
 from PIL import Image, ImageDraw
@@ -16,12 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from truth import oracle
 
-from threed import pictured, pictures
+from threed import checkpoint, pictured, pictures
 from threed.carved import coloured
 from threed.cli import main
 from threed.cutout import Cutout
+from threed.distill.embedded import Embedded
 from threed.distill.folder import SHIPPED
 from threed.distill.losses import LEARNING, instead
+from threed.distill.personal import DreamBooth, Inversion, Learns
 from threed.distill.start import Start, StartConfig, cut, volume_of
 from threed.errors import Failure
 from threed.exporters.unwrap import unwrap
@@ -34,7 +38,7 @@ from threed.renderers.read import normalised, read
 from threed.renderers.voxels import TRUNCATION, Voxels
 from threed.run import FILES, Request, Run, Source
 from threed.solid import SolidConfig
-from threed.start import begin
+from threed.start import VoxelField, begin
 from threed.training.start import write
 from threed.viewpoint import Viewpoint
 
@@ -104,7 +108,7 @@ def test_a_picture_becomes_an_asset(prior, tmp_path, monkeypatch, capsys):
     assert main(first) == 0
     assert "outputs/green-ball-0/mask.png" in capsys.readouterr().out
     folder = tmp_path / "outputs" / "green-ball-0"
-    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "progress.png"}
+    unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "progress.png", "learned.safetensors"}
     assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"} - unasked
     for name in SAME:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
@@ -187,6 +191,33 @@ def test_every_recipe_of_pictures_goes_from_end_to_end(name, prior, tmp_path):
     torch.testing.assert_close(front, torch.tensor(GREEN) / 255, atol=0.05, rtol=0)
     names = [stage.name for stage in recipe.stages]
     assert [name for name in told["seconds"] if name in names] == names
+
+
+def test_a_prior_learns_the_picture_before_the_stages_ask_it(tmp_path, monkeypatch):
+    """From where the start says that it was taken; the stages' prompt has the word, that of the request has not."""
+    tiny_prior.write(tmp_path / "prior", image_size=32)
+    prior, asked, green = Embedded.load(tmp_path / "prior"), [], torch.tensor(GREEN) / 255
+    learns = Learns(Inversion(steps=1, batch=1), DreamBooth(steps=1, rank=2, drawn=1, drawn_steps=1), (1.0, 1.0))
+    monkeypatch.setattr("threed.personal.EXAM", 1)
+    monkeypatch.setattr(pictured, "begun", lambda *_: (VoxelField(ball()), Viewpoint(20.0, 10.0)))
+
+    def staged(shape, request, run, prior, wanted):
+        asked.append((request.prompt, prior, math.degrees(wanted.camera.azimuth)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictured, "staged", staged)
+    request = Request("a ball", replace(RECIPES["realfusion"], learns=learns), picture=Source("ball", "digest"))
+    alpha = Viewpoint(20.0, 10.0).of(coloured(ball()), 96).alpha[0]
+    photograph = Photograph(green.expand(96, 96, 3), alpha, "digest")
+    with Run.create(tmp_path / "run", request) as run, pytest.raises(KeyboardInterrupt):
+        pictured.picture_to_3d(request, photograph, alpha[..., 0], "alpha", run, prior)
+    ((prompt, taught, azimuth),) = asked
+    assert prompt == "<pictured0> a ball"
+    assert taught.unet is not prior.unet
+    assert azimuth == pytest.approx(20, abs=1e-3)
+    stages = ["load", "picture", "start", "word", "drawn", "network"]
+    assert [name for name in run.log.seconds() if name in stages] == stages[1:]
+    assert {*checkpoint.load(run.path("learned.safetensors"))} == {"word", "network"}
 
 
 def painted_ball():

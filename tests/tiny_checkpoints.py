@@ -19,9 +19,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz,.0123456789"
 NAMES = ("sd", "sd-v", "xl", "sd3", "flux", "if")
 
 
-def tokenizer(folder: Path, length: int = 77) -> CLIPTokenizer:
-    """A byte-pair tokenizer that knows letters alone."""
+def tokenizer(folder: Path, length: int = 77, last: bool = False) -> CLIPTokenizer:
+    """A byte-pair tokenizer that knows letters alone, its markers before them, or last, as the real one has them."""
     words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    words = [*words[2:], *words[:2]] if last else words
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

@@ -72,6 +72,10 @@ The last four have a prior judge the sides that the picture does not show. The e
 Zero-1-to-3 and Stable-Zero123 do know (docs/priors.md). magic123 and dreamcraft3d have two priors in their papers, of
 words and of views; here the one of --prior judges alone.
 
+With --learn the prior learns the picture before it judges: a word of its own (textual inversion), its network
+(DreamBooth, as a LoRA), or both. Under checkpoints of others realfusion learns the word unasked, as its paper does; the
+embedded prior was not seen to gain by it (docs/pipeline.md).
+
 For example:
   threed image chair.png
   threed image chair.jpg --prompt "a wooden chair"          # a few words help where the picture does not tell
@@ -79,6 +83,7 @@ For example:
   threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
   threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens
   threed image chair.png --prompt "a wooden chair" --recipe magic123 --resume    # go on where it was stopped
+  threed image chair.png --recipe realfusion --learn both --device cuda --prior sd:checkpoints/my-fine-tune
   threed image chair.png --recipe zero123 --device cuda --prior sd:ashawkey/zero123-xl-diffusers
 """
 
@@ -99,6 +104,10 @@ class Picture:
     ] = None
     fov: Annotated[float, said(f"Degrees of its field of view, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "carved"
+    learn: Annotated[
+        str | None,
+        said("What the prior learns of the picture first: nothing, word, network, or both.", "the recipe's"),
+    ] = None
     loss: LossName = None
     scale: Scale = None
     prior: PriorName = "embedded"

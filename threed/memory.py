@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from threed.distill.adapter import ATTENTION
-from threed.distill.hub.checkpoint import Checkpoint, found, is_checkpoint
+from threed.distill.hub.checkpoint import Checkpoint, found, is_checkpoint, weight_files
 from threed.distill.hub.text_to_image import Autoencoder, precision
 from threed.distill.losses import LEARNING
 from threed.errors import Mistake
@@ -66,7 +67,8 @@ def planned(recipe: Recipe, prior: str, lora: str | None, device: str, gigabytes
         raise Mistake(f"nobody has counted what {prior!r} takes ({checkpoint.family.about}); leave --vram out")
     own, step = sides(checkpoint)
     smaller = [side for side in (own * 3 // 4, own // 2) if side % step == 0 and checkpoint.family.latent]
-    learns, needed = any(isinstance(stage.loss, LEARNING) for stage in recipe.stages), []
+    learns, needed = bool(recipe.learns) or any(isinstance(stage.loss, LEARNING) for stage in recipe.stages), []
+    texts = sum(path.stat().st_size for path in _texts(checkpoint)) if recipe.learns else 0
     for thrift in (
         Thrift(gigabytes),
         Thrift(gigabytes, checkpointed=True),
@@ -74,13 +76,19 @@ def planned(recipe: Recipe, prior: str, lora: str | None, device: str, gigabytes
     ):
         thrifty = frugal(recipe, thrift)
         bytes_ = footprint(checkpoint, torch.device(device), thrift.side or own, thrift.checkpointed, learns)
-        needed.append(need(thrifty, bytes_))
+        needed.append(need(thrifty, bytes_, texts))
         if needed[-1] <= 1e9 * gigabytes:
             return thrifty, thrift
     raise Mistake(
         f"--vram is {gigabytes:g}, and recipe {recipe.name!r} with the prior {prior!r} takes "
         f"{min(needed) / 1e9:.1f} GB at least; use a smaller --prior, see: threed prior list, or another --recipe"
     )
+
+
+def _texts(checkpoint: Checkpoint) -> list[Path]:
+    """The files of its text encoders; a single file has all in it, and so counts too much."""
+    parts = [part for part in checkpoint.texts if part.startswith("text_encoder")]
+    return [checkpoint.weights] if checkpoint.weights else [p for part in parts for p in weight_files(checkpoint, part)]
 
 
 def frugal(recipe: Recipe, thrift: Thrift) -> Recipe:
@@ -95,9 +103,14 @@ def frugal(recipe: Recipe, thrift: Thrift) -> Recipe:
     return replace(recipe, stages=tuple(map(spared, recipe.stages)))
 
 
-def need(recipe: Recipe, prior: Footprint) -> float:
-    """Bytes at most, of any step of the recipe."""
-    return SLACK * (prior.weights + max((_step(stage, prior) for stage in recipe.stages), default=0.0)) + CONTEXT
+def need(recipe: Recipe, prior: Footprint, texts: int = 0) -> float:
+    """Bytes at most, of any step of the recipe; `texts` of them those of text encoders, where a word is learned."""
+    steps = [_step(stage, prior) for stage in recipe.stages]
+    if learns := recipe.learns:
+        judged = next(stage for stage in recipe.stages if stage.loss)
+        drawn = judged.views.count * len(judged.kinds) if learns.network else 1
+        steps.append(texts * bool(learns.word) + max(prior.learning * drawn, prior.encoding))
+    return SLACK * (prior.weights + max(steps, default=0.0)) + CONTEXT
 
 
 def _step(stage: Stage, prior: Footprint) -> float:

@@ -25,7 +25,8 @@ RESOLUTION = 256  # pixels a side
 
 def multi_view(recipe: Recipe, guidance: float = GUIDANCE) -> Recipe:
     """The recipe for a checkpoint that denoises views together. Raises Mistake."""
-    stages = tuple(_seen(stage, guidance) for stage in single_view(recipe, guidance).stages)
+    recipe = single_view(recipe, guidance)
+    stages = tuple(_seen(stage, guidance) for stage in recipe.stages)
     if recipe.name == "mvdream":
         stages = _mvdream(stages[0], guidance)
     return replace(recipe, stages=stages, wording=None)

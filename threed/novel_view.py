@@ -39,7 +39,7 @@ def novel_view(recipe: Recipe, guidance: float, fov: float) -> Recipe:
             reference=reference,
         )
 
-    return replace(told, stages=tuple(map(shown, told.stages)), wording=None)
+    return replace(told, stages=tuple(map(shown, told.stages)), wording=None, learns=None)
 
 
 def remark(recipe: str) -> str:

@@ -27,6 +27,7 @@ from threed.distill.prior import Prior
 from threed.errors import Mistake
 from threed.novel_view import remark
 from threed.overpaint import projected
+from threed.personal import acquainted
 from threed.photograph import Photograph
 from threed.pipeline import deliver, report, solidify, staged, warn
 from threed.priors import load
@@ -74,7 +75,11 @@ def picture_to_3d(
             wanted = target(shape.voxels, cutout, seen).to(request.device)
             if isinstance(prior, Informed):
                 prior = informed(prior, wanted, request, run)
-    grown = staged(shape, request, run, prior, wanted) if recipe.stages else shape
+    asked = request
+    if recipe.learns:
+        assert prior
+        prior, asked = acquainted(prior, wanted, request, run)
+    grown = staged(shape, asked, run, prior, wanted) if recipe.stages else shape
     with run.log.stage("mesh"):
         asset = solidify(grown, request)
     with run.log.stage("camera"):

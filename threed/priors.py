@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from threed.errors import Mistake
+from threed.errors import Mistake, unknown
 
 if TYPE_CHECKING:
     from threed.cli import Text
+    from threed.distill.personal import Learns
     from threed.distill.prior import Prior
     from threed.image_cli import Picture
     from threed.recipes import Recipe
@@ -33,12 +34,14 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
         given = {"--lora": asked.lora is not None, "--control": control, "--compile": asked.compile}
         for flag in (flag for flag, there in given.items() if there):
             raise Mistake(f"{flag} belongs to text-to-image checkpoints, and --prior is {asked.prior!r}; use sd:NAME")
-        return recipe
+        from threed.recipes import LEARNS
+
+        return learning(recipe, LEARNS, asked)
 
     from threed.distill.hub import checkpoint, controlnet, download
     from threed.multi_view import multi_view
     from threed.novel_view import novel_view
-    from threed.single_view import single_view
+    from threed.single_view import LEARNS, single_view
 
     tell = Console(stderr=True, highlight=False).print
     try:
@@ -57,6 +60,7 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
                 )
             return novel_view(recipe, family.guidance, picture.fov)
         recipe = (multi_view if family.views else single_view)(recipe, family.guidance)
+        recipe = learning(recipe, LEARNS, asked, None if family.inverts else family.about)
         return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
@@ -73,10 +77,32 @@ def shown_by(recipe: Recipe, asked: Text | Picture) -> Picture:
             "checkpoint, see: threed prior list"
         )
     words = {"--lora": asked.lora is not None, "--negative": bool(asked.negative.strip()), "--compile": asked.compile}
+    words[f"--learn {asked.learn}"] = asked.learn not in (None, "nothing")
     words[f"--loss {asked.loss}"] = LOSSES.get(asked.loss or "") in NEGATIVE
     for flag in (flag for flag, given in words.items() if given):
         raise Mistake(f"{flag} belongs to priors that hear words, and {asked.prior!r} is told a picture; leave it out")
     return asked
+
+
+def learning(recipe: Recipe, numbers: Learns, asked: Text | Picture, deaf: str | None = None) -> Recipe:
+    """The recipe with what --learn says, by the numbers that the prior wants. Raises Mistake.
+
+    `deaf` is a family whose text encoders let no gradient through.
+    """
+    parts = {"nothing": (), "word": ("word",), "network": ("network",), "both": ("word", "network")}
+    name = getattr(asked, "learn", None)
+    if name is None:
+        return replace(recipe, learns=None) if deaf else recipe
+    if name not in parts:
+        raise unknown("lesson", name, parts)
+    if not (wanted := parts[name]):
+        return replace(recipe, learns=None)
+    if not any(stage.loss for stage in recipe.stages):
+        raise Mistake(f"--learn is {name!r}, and recipe {recipe.name!r} asks no prior; use --recipe realfusion")
+    if deaf and "word" in wanted:
+        raise Mistake(f"no gradient goes through the text encoder of {deaf}; use --learn network")
+    others = {part: None for part in ("word", "network") if part not in wanted}
+    return replace(recipe, learns=replace(numbers, **others))
 
 
 def lora_of(asked: Text | Picture) -> str | None:
@@ -122,9 +148,10 @@ def check_prior(request: Request) -> None:
         kept(verify)(folder)
         limit, tokenizer = Conventions.read(folder).text_tokens, kept(load_tokenizer)(folder)
         worded = [f"{request.prompt}, {view}" for view in wording.views] if (wording := request.recipe.wording) else []
-        prompts = [("prompt", each) for each in (request.prompt, *worded)]
-        for what, prompt in (*prompts, ("--negative", request.negative)):
-            count = len(pieces(tokenizer, prompt))
+        vectors = request.recipe.learns.vectors if request.recipe.learns else 0
+        prompts = [("prompt", each, vectors) for each in (request.prompt, *worded)]
+        for what, prompt, beside in (*prompts, ("--negative", request.negative, 0)):
+            count = len(pieces(tokenizer, prompt)) + beside
             if count > limit:
                 raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
     except UnreadablePrior as error:
@@ -203,8 +230,7 @@ def load(request: Request) -> Prior:
             return shown.load(checkpoint, request.device)
         prior = applied(text_to_image.load(checkpoint, request.device), request.thrift)
         prior = text_to_image.compiled(prior) if request.compiled else prior
-        wording = request.recipe.wording
-        prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+        hear(prior, request)
         if checkpoint.family.edits:
             asset = read(request.recipe.start)
             before = replace(asset, mesh=normalised(asset.mesh))
@@ -215,3 +241,18 @@ def load(request: Request) -> Prior:
     except ValueError as error:
         raise Mistake(str(error)) from error
     return prior
+
+
+def hear(prior: Prior, request: Request) -> None:
+    """A checkpoint of others reads all that the request will tell it, so that its text encoders are loaded once.
+
+    Raises Mistake for too long a prompt.
+    """
+    from threed.distill.hub.text_to_image import TextToImage
+
+    wording = request.recipe.wording
+    try:
+        if isinstance(prior, TextToImage):
+            prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+    except ValueError as error:
+        raise Mistake(str(error)) from error

@@ -9,6 +9,7 @@ from threed.distill.anneal import Anneal
 from threed.distill.hifa import HiFA, root
 from threed.distill.losses import LEARNING, NEGATIVE, instead
 from threed.distill.nfsd import NFSD
+from threed.distill.personal import DreamBooth, Inversion, Learns
 from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
@@ -105,8 +106,17 @@ class Recipe:
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     negative: str = ""  # what it should not look like, unless the user says so
     wording: Wording | None = None  # how prompts say from where each picture is seen; None: a prior is told by number
+    learns: Learns | None = None  # what the prior learns of the picture before the stages; of recipes that want one
     overpaint: Overpaint | None = None  # how the texture is drawn over, once there is one
     asset: AssetSettings = field(default_factory=AssetSettings)
+
+
+# What the embedded prior learns of a picture where it is asked to: numbers for two cores.
+LEARNS = Learns(
+    Inversion(steps=100, rate=0.02, batch=2, vectors=1),
+    DreamBooth(steps=60, rate=1e-3, batch=1, drawn=2, drawn_steps=10, drawn_scale=1.0),
+    framing=(0.94, 1.06),
+)
 
 
 def falling(scale: float, first: float, last: float) -> SDS:
@@ -224,7 +234,7 @@ RECIPES: dict[str, Recipe] = {
             wants="picture",
             start="carved",
             # Melas-Kyriazi et al.: 5,000 steps, scale 100, t in [0.02, 0.98]; picture 5, mask 0.5, orientation 0.01,
-            # entropy 1e-4; words that textual inversion found, for which --prompt stands in here.
+            # entropy 1e-4; a word by textual inversion, of 3,000 steps, which the embedded prior gains nothing by.
             stages=(
                 replace(
                     HELD,

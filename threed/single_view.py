@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from threed.distill.anneal import Anneal
 from threed.distill.hifa import HiFA, root
 from threed.distill.nfsd import NFSD
+from threed.distill.personal import DreamBooth, Inversion, Learns
 from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
@@ -21,6 +22,8 @@ from threed.errors import Mistake
 from threed.recipes import DISTILS, Recipe, Stage
 from threed.views import Views
 
+LEARNS = Learns(Inversion(), DreamBooth())
+TAUGHT = {"realfusion": Learns(Inversion())}  # by recipe, what a prior learns of the picture unless it is told to
 STRONG = 100.0  # the guidance scale of DreamFusion and of what followed it
 VIEW = Views(count=1, elevation=(-10.0, 45.0))
 
@@ -83,7 +86,12 @@ def single_view(recipe: Recipe, guidance: float = STRONG) -> Recipe:
             "--prior, or leave --prior out"
         )
     stages = zip(recipe.stages, PAPERS[recipe.name], strict=True)
-    return replace(recipe, stages=tuple(_seen(*each, guidance) for each in stages), wording=Wording())
+    return replace(
+        recipe,
+        stages=tuple(_seen(*each, guidance) for each in stages),
+        wording=Wording(),
+        learns=TAUGHT.get(recipe.name),
+    )
 
 
 def _seen(stage: Stage, paper: Paper, guidance: float) -> Stage:

@@ -44,6 +44,7 @@ class Family:
     foreign: Foreign | None = None
     shown: bool = False  # whether it is told a picture in the place of words, see `novel_view`
     beside: tuple[str, ...] = ()  # components that read it
+    inverts: bool = True  # whether its text encoders let a gradient through, to a word that is learned
     edits: bool = False  # whether its prompts say what to change in a picture that it is shown
     rigged: tuple[str, ...] = ()  # the kinds that it draws together, of those whose cameras are always the same
 
@@ -156,7 +157,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", _sd3_words, _ask_sd3, half=torch.bfloat16),
     "FluxPipeline": Family("Flux", "transformer", _flux_words, _ask_flux, half=torch.bfloat16),
-    "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False),
+    "IFPipeline": Family("DeepFloyd IF", "unet", _if_words, _ask_unet, guidance=20.0, latent=False, inverts=False),
     "MVDreamPipeline": Family(
         "MVDream",
         "unet",

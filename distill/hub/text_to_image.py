@@ -13,7 +13,7 @@ of them, as Fantasia3D shows them (Chen et al. 2023, arXiv 2303.13873, section 3
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +38,7 @@ from threed.distill.prior import (
     pixels,
     prediction_from,
 )
+from threed.distill.word import Word
 
 if TYPE_CHECKING:
     from threed.distill.adapter import LoRA
@@ -104,6 +105,15 @@ class TextToImage:
         from threed.distill.adapter import LoRA
 
         return LoRA(self, rank, rate, seed)
+
+    def beginning(self, prompt: str, count: int) -> Word:
+        return self.reader.beginning(prompt, count)
+
+    def knowing(self, word: Word) -> TextToImage:
+        return replace(self, reader=self.reader.knowing(word))
+
+    def thinking(self, network: Any) -> TextToImage:
+        return replace(self, network=network)
 
 
 @dataclass(frozen=True)
