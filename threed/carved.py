@@ -53,11 +53,17 @@ def carved(
     cutout: Cutout,
     elevation: float | None,
     fov: float,
+    carve: bool = True,
 ) -> tuple[VoxelField, Viewpoint]:
-    """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
+    """The volume, and from where the picture shows it; as it first comes unless it is to be carved.
+
+    Raises Failure where nothing solid comes out.
+    """
     begun = lifted if lifts(words) else dreamt
     try:
         coarse, sight, seen = begun(words, small, cutout, elevation, fov)
+        if not carve:
+            return VoxelField(smoothed(upsampled(flattened(coarse), words.prior))), seen
         hull = sight.hull(len(coarse.distance))
         coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
         fine = smoothed(upsampled(flattened(coarse), words.prior))

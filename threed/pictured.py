@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import pictures, viewpoint
-from threed.carved import Words, carved, coloured
+from threed.carved import Words, carved, coloured, lifts
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
@@ -96,9 +96,9 @@ def picture_to_3d(
 def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tuple[VoxelField, Viewpoint | None]:
     """The start, and from where the picture shows it, where that is known already."""
     folder = located(request.prior)
-    if request.recipe.start == "carved":
-        words = Words(request.prompt, request.negative, request.seed, folder, request.device)
-        return carved(words, told(small), cutout, source.elevation, source.fov)
+    words = Words(request.prompt, request.negative, request.seed, folder, request.device)
+    if (carve := request.recipe.start == "carved") or (request.recipe.start == "volume" and lifts(words)):
+        return carved(words, told(small), cutout, source.elevation, source.fov, carve)
     shape = begin(
         request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
     )
