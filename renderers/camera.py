@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+FILLED = math.tan(math.asin(1 / 3.1)) / math.tan(math.radians(20))  # of half the frame, by a ball of radius 1
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -82,6 +84,11 @@ class Cameras:
         projection[:, 2, 3] = 2 * near * far / (near - far)
         projection[:, 3, 2] = -1
         return projection @ camera_from_world
+
+
+def framing(fov_y: float) -> float:
+    """The distance, in metres, from which a lens of so many radians shows a ball of radius 1 as large as `orbit` does."""
+    return 1 / math.sin(math.atan(FILLED * math.tan(fov_y / 2)))
 
 
 def orbit(

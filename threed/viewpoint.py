@@ -17,13 +17,12 @@ from torch.nn import functional
 from threed.cutout import Cutout
 from threed.pictures import psnr, silhouette_iou
 from threed.renderers import surface
-from threed.renderers.camera import Cameras
+from threed.renderers.camera import Cameras, framing
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.volume import Render
 
 AZIMUTH, ELEVATION = (-45.0, 45.0), (-20.0, 60.0)  # degrees; a start answers with a front that near the camera
 FOV = 40.0  # degrees, of the pictures that starts are trained with
-FILLED = math.tan(math.asin(1 / 3.1)) / math.tan(math.radians(20))  # of half the frame, by a ball of radius 1
 COARSE_STEP = 10.0  # degrees
 STEPS = (5.0, 2.5, 1.25, 0.6)  # degrees, of the refinement
 SHARES = 0.008  # of zoom and shift, for each degree of a step
@@ -57,9 +56,8 @@ class Viewpoint:
     @property
     def camera(self) -> Cameras:
         """At the distance from which a ball of radius 1 fills as much of the frame as in training."""
-        half = math.radians(self.fov) / 2
-        distance = 1 / math.sin(math.atan(FILLED * math.tan(half)))
-        numbers = math.radians(self.azimuth), math.radians(self.elevation), distance, 2 * half
+        fov = math.radians(self.fov)
+        numbers = math.radians(self.azimuth), math.radians(self.elevation), framing(fov), fov
         return Cameras(*(torch.tensor([number]) for number in numbers))
 
     def of(self, thing: Asset | Painted, size: int) -> Render:
