@@ -1,7 +1,8 @@
 """The cameras of priors that draw all of their views together, and none from anywhere else.
 
 Zero123++ (Shi et al. 2023, arXiv 2310.15110) and Wonder3D (Long et al. 2023, arXiv 2310.15008) are told no cameras:
-theirs are always the same beside that of the picture. So they are drawn at these, and a scene is fitted to that.
+theirs are always the same beside that of the picture. So they are drawn at these, and a scene is fitted to that. Such
+a prior says its `rig`, and the `background` before which it draws, display sRGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class Rig:
     elevation: tuple[float, ...]  # degrees; absolute, or beside that of the picture
     fov: float  # degrees; a narrow lens stands in for an orthographic one
     relative: bool = False  # whether elevations are beside the picture's
+    # Whether they turn about the picture's own upright axis. Its camera then counts as one at elevation 0, however high
+    # it stood, and what is fitted leans towards it by as much.
+    level: bool = False
 
     def __post_init__(self) -> None:
         if len(self.azimuth) != len(self.elevation):
@@ -35,7 +39,7 @@ class Rig:
     def cameras(self, azimuth: float, elevation: float) -> Cameras:
         """Of a picture that was seen from there, in radians; they frame a ball of radius 1 as `framing` has it."""
         turned = torch.tensor(self.azimuth).deg2rad() + azimuth
-        raised = torch.tensor(self.elevation).deg2rad() + (elevation if self.relative else 0.0)
+        raised = torch.tensor(self.elevation).deg2rad() + (elevation if self.relative and not self.level else 0.0)
         fov = torch.full_like(turned, math.radians(self.fov))
         return Cameras(turned, raised, torch.full_like(turned, framing(math.radians(self.fov))), fov)
 

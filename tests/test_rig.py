@@ -12,9 +12,10 @@ from threed.viewpoint import Viewpoint
 
 FIXED = Rig((30.0, 90.0, -150.0), (20.0, -10.0, 20.0), 30.0)
 BESIDE = replace(FIXED, relative=True)
+LEVEL = replace(BESIDE, level=True)
 
 
-@pytest.mark.parametrize(("rig", "raised"), [(FIXED, 0.0), (BESIDE, 12.0)])
+@pytest.mark.parametrize(("rig", "raised"), [(FIXED, 0.0), (BESIDE, 12.0), (LEVEL, 0.0)])
 def test_a_rig_stands_as_single_viewpoints_do(rig, raised):
     found = rig.cameras(math.radians(-25), math.radians(12))
     assert len(found) == len(rig) == 3
