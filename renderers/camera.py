@@ -10,6 +10,7 @@ Clip space: OpenGL's, x right, y up, z/w from -1 (near) to 1 (far).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -86,8 +87,13 @@ class Cameras:
         return projection @ camera_from_world
 
 
+def joined(cameras: Sequence[Cameras]) -> Cameras:
+    """All of them, one after the other."""
+    return Cameras(*(torch.cat([getattr(each, f.name) for each in cameras]) for f in fields(Cameras)))
+
+
 def framing(fov_y: float) -> float:
-    """The distance, in metres, from which a lens of so many radians shows a ball of radius 1 as large as `orbit` does."""
+    """The distance, in metres, from which a lens of so many radians shows a ball of radius 1 as `orbit` does."""
     return 1 / math.sin(math.atan(FILLED * math.tan(fov_y / 2)))
 
 

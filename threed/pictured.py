@@ -6,6 +6,7 @@ The picture's light stays in the colours that it leaves on the texture; sides th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from threed.carved import Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
-from threed.distill.embedded import Reference
+from threed.distill.embedded import Embedded, Reference
 from threed.distill.folder import UnreadablePrior, located
 from threed.distill.hub.novel_view import NovelView
 from threed.distill.prior import Prior
+from threed.distill.sample import FIRST
 from threed.errors import Mistake
 from threed.novel_view import remark
 from threed.overpaint import projected
@@ -40,6 +42,10 @@ from threed.viewpoint import Viewpoint
 
 FINEST, COARSEST = 768, 64  # pixels a side of the picture in its camera's frame
 TARGET = 256  # the same, of what stages are to look like
+UNHEEDED = (
+    "the embedded prior hardly heeds a picture: what it draws are the words of --prompt, over what the start made of "
+    "the picture; Zero-1-to-3 heeds it, see: threed prior list"
+)
 RIM = 0.006  # of the frame: how far within its outline a picture still shows what is behind
 
 
@@ -58,7 +64,7 @@ def picture_to_3d(
     """
     source, recipe, folder = request.picture, request.recipe, located(request.prior)
     assert source
-    if not prior and any(stage.loss for stage in recipe.stages):
+    if not prior and (recipe.drawn or any(stage.loss for stage in recipe.stages)):
         with run.log.stage("load"):
             prior = load(request)
     with run.log.stage("picture"):
@@ -71,9 +77,15 @@ def picture_to_3d(
         shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
         if recipe.stages:
             seen = seen or sighted(shape, request, cutout)
+            if recipe.drawn and prior and (rig := getattr(prior, "rig", None)) and rig.level:
+                seen = replace(seen, elevation=0.0)
             wanted = target(shape.voxels, cutout, seen).to(request.device)
+            if recipe.drawn and recipe.drawn.first == FIRST:  # the views then have nothing to do with the start
+                wanted = replace(wanted, depth=None, normal=None)
             if isinstance(prior, NovelView):
                 prior = informed(prior, wanted, request, run)
+            elif recipe.drawn and isinstance(prior, Embedded):
+                run.log.note(UNHEEDED)
     grown = staged(shape, request, run, prior, wanted) if recipe.stages else shape
     with run.log.stage("mesh"):
         asset = solidify(grown, request)

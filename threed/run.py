@@ -41,6 +41,8 @@ FILES = (
     "progress.png",
     "input.png",
     "mask.png",
+    "views.png",
+    "views.safetensors",
 )
 CHECKPOINTS_KEPT = 2  # so that a torn one has a predecessor
 SLUG_LENGTH = 40  # characters; at most 160 bytes of the 255 that file systems allow
