@@ -97,7 +97,10 @@ def frugal(recipe: Recipe, thrift: Thrift) -> Recipe:
 
 def need(recipe: Recipe, prior: Footprint) -> float:
     """Bytes at most, of any step of the recipe."""
-    return SLACK * (prior.weights + max((_step(stage, prior) for stage in recipe.stages), default=0.0)) + CONTEXT
+    steps = [_step(stage, prior) for stage in recipe.stages]
+    if how := recipe.drawn:
+        steps.append(len(how.rig) * len(how.kinds) * max(prior.denoising, prior.encoding))
+    return SLACK * (prior.weights + max(steps, default=0.0)) + CONTEXT
 
 
 def _step(stage: Stage, prior: Footprint) -> float:
