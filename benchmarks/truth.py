@@ -6,7 +6,8 @@
 The view oracle is centred on pictures of a solid whose every face is known; the recipe stays as it is. Volume and asset
 are compared with the true solid in its own place and size over sixteen views that no step was drawn from: PSNR of the
 albedo on white, and the IoU of the silhouettes. So is the exported GLB, which stands on the ground and is brought back
-to radius 1 by its extremes ("glb"). Recipes that begin with a mesh begin with the solid in grey. Writes
+to radius 1 by its extremes ("glb"). Recipes that begin with a mesh begin with the solid in grey; those that draw views
+first, draw them over nothing. Writes
 benchmarks/results/truth.{json,png}; of every recipe truth-recipes.json, after every run, out of which a later call goes
 on.
 """
@@ -33,6 +34,7 @@ from torch import Tensor
 from threed.distill.gaussian import ViewOracle
 from threed.distill.losses import LEARNING
 from threed.distill.prior import Pictures
+from threed.distill.sample import FIRST
 from threed.exporters import export
 from threed.machine import set_threads
 from threed.paint import PaintedConfig
@@ -59,7 +61,7 @@ def led(recipe: Recipe) -> bool:
     return bool(recipe.stages) and not recipe.negative and not learns and recipe.name != "resculpt"
 
 
-FROM_NOTHING = [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "sphere"]
+FROM_NOTHING = [r.name for r in RECIPES.values() if led(r) and (r.start == "sphere" or r.drawn)]
 LED = FROM_NOTHING + [recipe.name for recipe in RECIPES.values() if led(recipe) and recipe.start == "mesh"]
 
 
@@ -140,6 +142,8 @@ def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[d
             start = Path(folder) / "grey.glb"
             export(replace(truth, material=Material(torch.full((4, 4, 3), 0.5))), start)
             recipe = replace(recipe, start=str(start))
+        elif recipe.drawn:
+            recipe = replace(recipe, start="sphere", drawn=replace(recipe.drawn, first=FIRST))
         return made(truth, Request(truth.name, recipe, seed=seed, prior="view oracle"), std, Path(folder) / "run")
 
 

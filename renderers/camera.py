@@ -10,6 +10,7 @@ Clip space: OpenGL's, x right, y up, z/w from -1 (near) to 1 (far).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -84,6 +85,11 @@ class Cameras:
         projection[:, 2, 3] = 2 * near * far / (near - far)
         projection[:, 3, 2] = -1
         return projection @ camera_from_world
+
+
+def joined(cameras: Sequence[Cameras]) -> Cameras:
+    """All of them, one after the other."""
+    return Cameras(*(torch.cat([getattr(each, f.name) for each in cameras]) for f in fields(Cameras)))
 
 
 def framing(fov_y: float) -> float:

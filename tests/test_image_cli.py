@@ -112,7 +112,8 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         ),
         (
             ["chair.png", "--recipe", "xyz"],
-            "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, zero123",
+            "unknown recipe 'xyz'; known: carved, dreamcraft3d, lrm, magic123, realfusion, syncdreamer, wonder3d, "
+            "zero123, zero123plus",
         ),
         (
             ["chair.png", "--prior", "xyz"],

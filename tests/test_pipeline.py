@@ -100,7 +100,7 @@ def assert_same_bytes(one, other):
 def test_the_folder_is_complete(whole):
     folder, _ = whole
     unasked = {"asset.gltf", "asset.bin", "asset.ply", "asset.stl", "asset.usdz", "input.png", "mask.png"}
-    unasked.add("learned.safetensors")
+    unasked |= {"learned.safetensors", "views.png", "views.safetensors"}
     assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"} - unasked
     for name in ("preview.png", "turntable.webp", "progress.png", "asset.png"):
         Image.open(folder / name).load()

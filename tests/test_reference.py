@@ -1,5 +1,6 @@
 """What a picture asks of a scene: closed forms, slopes by finite differences, and fits that arrive at the picture."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from threed.distill.anneal import Anneal
 from threed.errors import Failure
 from threed.nerf import NeRF
 from threed.recipes import RECIPES, Recipe, Reference, Stage, distilled
-from threed.reference import Target, facing, outline, photometric, reference_terms, relative_depth
+from threed.reference import Target, belief, facing, outline, photometric, reference_terms, relative_depth
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.run import Request, Run
@@ -86,6 +87,49 @@ def test_normals_are_compared_by_their_angle():
     assert facing(-wanted, wanted, 0 * half()) == 0
 
 
+def test_normals_count_as_they_are_believed_and_the_worst_are_dropped():
+    """Of five pixels, one is off by a right angle and counts twice; of ten, the two farthest off are left out."""
+    alpha, wanted = torch.ones(1, 5, 1, dtype=torch.float64), unit(1, 5, 3)
+    turned = torch.stack([wanted[..., 1], -wanted[..., 0], 0 * wanted[..., 2]], dim=-1)
+    seen = torch.where(torch.arange(5)[None, :, None] == 0, turned, wanted)
+    counts = torch.tensor([2.0, 1.0, 0.5, 0.0, 1.0], dtype=torch.float64)[None, :, None]
+    assert facing(seen, wanted, alpha, counts).item() == pytest.approx(2 / 4.5)
+    assert facing(seen, wanted, alpha, counts, dropped=0.2).item() == pytest.approx(2 / 4.5)  # one of four stays
+    assert facing(seen, wanted, alpha, counts, dropped=0.25).item() == pytest.approx(0, abs=1e-9)
+    assert facing(seen, wanted, alpha, 0 * counts, dropped=0.2) == 0
+    angles = torch.arange(10, dtype=torch.float64).flip(0) / 10
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(1, 10, 3)
+    tilted = torch.stack([angles.sin(), angles.cos(), 0 * angles], dim=-1)[None]
+    found = facing(tilted, up, torch.ones(1, 10, 1, dtype=torch.float64), dropped=0.2)
+    assert found.item() == pytest.approx((1 - angles.sort().values[:8].cos()).mean().item())
+
+
+def test_normals_are_believed_as_they_face_their_rays():
+    """At the middle of the picture exp 1 for what faces the camera, exp of the cosine else, nothing from behind."""
+    size, tilt = 3, 0.7
+    toward = torch.tensor([[0.0, 0.0, 1.0], [math.sin(tilt), 0.0, math.cos(tilt)], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    found = belief(toward[:, None, None].expand(4, size, size, 3), orbit(4, elevation=0.3))[:, 1, 1, 0]
+    torch.testing.assert_close(found, torch.tensor([math.e, math.exp(math.cos(tilt)), 0.0, 0.0]))
+    # The ray to the right leans over to the right: a normal turned as far to the left faces it.
+    half = math.atan(math.tan(math.radians(20)) * 2 / 3)
+    leaning = torch.tensor([-math.sin(half), 0.0, math.cos(half)]).expand(1, size, size, 3)
+    assert belief(leaning, orbit(1))[0, 1, 2, 0].item() == pytest.approx(math.e)
+
+
+def test_several_views_count_by_their_weights():
+    """The mean over all; each term only of those that know it."""
+    weights = Reference(Anneal(2.0), Anneal(0.0), normal=Anneal(5.0), dropped=0.2)
+    render = Fog().render(orbit(2))
+    up = torch.tensor([0.0, 1.0, 0.0]).expand(SIZE, SIZE, 3)
+    first, second = replace(target(), weight=0.2), target(colour=(0.1, 0.2, 0.9), normal=up)
+    second = replace(second, belief=torch.rand(SIZE, SIZE, 1, generator=seeded(2)))
+    found = reference_terms(weights, render, [first, second], 0.0)
+    colours = [photometric(render.albedo[k], each.rgb) for k, each in enumerate((first, second))]
+    torch.testing.assert_close(found["reference_rgb"], 2 * (0.2 * colours[0] + colours[1]) / 2)
+    apart = facing(render.normal[1], up, second.alpha, second.belief, 0.2)
+    torch.testing.assert_close(found["reference_normal"], 5 * apart / 2)
+
+
 @pytest.mark.parametrize(
     ("term", "channels"),
     [
@@ -93,8 +137,9 @@ def test_normals_are_compared_by_their_angle():
         (lambda x: outline(x, random(4, 4, 1, seed=5)), 1),
         (lambda x: relative_depth(x, random(4, 4, 1, seed=5), half(4)), 1),
         (lambda x: facing(x, unit(4, 4, 3, seed=5), half(4)), 3),
+        (lambda x: facing(x, unit(4, 4, 3, seed=5), half(4), random(4, 4, 1, seed=6), 0.2), 3),
     ],
-    ids=["photometric", "outline", "relative_depth", "facing"],
+    ids=["photometric", "outline", "relative_depth", "facing", "believed"],
 )
 def test_slopes(term, channels):
     x = random(4, 4, channels, seed=3) + 0.1
@@ -113,17 +158,17 @@ def test_terms_are_weighted_and_asked_only_where_the_target_knows():
     wanted = target()
     render = Fog().render(orbit(1))
     weights = Reference(Anneal(2.0), Anneal(0.0, 4.0), Anneal(3.0), Anneal(5.0))
-    found = reference_terms(weights, render, wanted, 0.5)
+    found = reference_terms(weights, render, [wanted], 0.5)
     assert set(found) == {"reference_rgb", "reference_mask"}
     torch.testing.assert_close(found["reference_rgb"], 2 * photometric(render.albedo[0], wanted.rgb))
     torch.testing.assert_close(found["reference_mask"], 2 * outline(render.alpha[0], wanted.alpha))
-    assert set(reference_terms(weights, render, wanted, 0.0)) == {"reference_rgb"}
+    assert set(reference_terms(weights, render, [wanted], 0.0)) == {"reference_rgb"}
     up = torch.tensor([0.0, 1.0, 0.0]).expand(SIZE, SIZE, 3)
     seen = replace(
         render, alpha=wanted.alpha[None] * 0.8, depth=wanted.alpha[None] * 0.8 * (3 + wanted.rgb[None, ..., :1])
     )
     knowing = replace(wanted, depth=torch.rand(SIZE, SIZE, 1, generator=seeded()), normal=up)
-    found = reference_terms(weights, seen, knowing, 0.0)
+    found = reference_terms(weights, seen, [knowing], 0.0)
     assert set(found) == {"reference_rgb", "reference_depth", "reference_normal"}
     distance = seen.depth[0] / seen.alpha[0].clamp(min=0.5)
     torch.testing.assert_close(found["reference_depth"], 3 * relative_depth(distance, knowing.depth, wanted.alpha))
@@ -204,6 +249,8 @@ def test_a_stage_without_any_aim_is_refused():
         replace(STAGE, particles=2)
     with pytest.raises(ValueError, match="is never seen; use every from 1"):
         Reference(every=0)
+    with pytest.raises(ValueError, match="use drawn from 0, and dropped from 0 to below 1"):
+        Reference(dropped=1.0)
     with pytest.raises(ValueError, match="distils nothing"):
         distilled(REQUEST.recipe, "csd", None, None)
 
@@ -211,3 +258,25 @@ def test_a_stage_without_any_aim_is_refused():
 def test_a_reference_without_a_picture_is_refused(tmp_path):
     with Run.create(tmp_path, REQUEST) as run, pytest.raises(ValueError, match="has a reference and no picture"):
         fit(NeRF(CONFIG, seeded(1)), STAGE, None, REQUEST, run)
+
+
+def test_some_of_the_drawn_views_every_step(tmp_path):
+    """Other ones from step to step, beside the picture when it is due; alone where there is none."""
+    stage = replace(STAGE, steps=40, reference=replace(WEIGHTS, every=2, drawn=2))
+    views = [replace(target(), camera=orbit(5)[k : k + 1]) for k in range(5)]
+    seen = []
+    fog = Fog()
+    fog_render = fog.render
+
+    def render(cameras, size, generator):
+        seen.append(cameras.azimuth.tolist())
+        return fog_render(cameras, size, generator)
+
+    fog.render = render
+    for step in range(40):
+        train.referred(fog, stage, target() if step < 20 else None, views, step, seeded(step))
+    assert [len(each) for each in seen] == [3, 2] * 10 + [2] * 20
+    drawn = [each[-2:] for each in seen]
+    assert all(len(set(each)) == 2 for each in drawn)
+    assert {azimuth for each in drawn for azimuth in each} == set(orbit(5).azimuth.tolist())
+    assert replace(STAGE, reference=replace(WEIGHTS, every=2, drawn=1)).loss is None

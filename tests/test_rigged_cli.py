@@ -48,7 +48,7 @@ def image(name, recipe="zero123"):
             image("zero123plus"),
             "'sd:zero123plus' is Zero123++, which draws its views from its own cameras and no others",
         ),
-        (image("wonder3d", "magic123"), "and recipe 'magic123' asks for views from all around; use another prior with"),
+        (image("wonder3d", "magic123"), "and recipe 'magic123' asks for views from all around; use --recipe wonder3d with it"),
         (
             ["text", "a chair", "--recipe", "dreamfusion", "--prior", "sd:wonder3d"],
             "the prior 'sd:wonder3d' is told a picture, and hears no words; use threed image",

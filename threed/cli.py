@@ -67,6 +67,7 @@ recipe.json; where there is an optimisation, progress.png shows the object while
 Recipes, as threed/recipes.py has them:
   instant          a volume out of the text, in seconds
   refined          that, and a little score distillation at low timesteps
+  instant3d        views first: six of the text, drawn together, and a surface fitted to them
   dreamfusion      score distillation from nothing, of a soft volume
   magic3d          that, and then of a surface
   fantasia3d       a surface from a ball, by its normals alone; then its colours

@@ -67,10 +67,13 @@ Recipes, as threed/recipes.py has them:
   zero123       the same in fewer steps, at timesteps that fall fast
   magic123      the same, and then of its surface
   dreamcraft3d  a volume, its surface by its normals, its texture by bootstrapped distillation
-The last four have a prior judge the sides that the picture does not show. The embedded prior does so by the words of
---prompt alone: it does not know how another view follows from a picture, and without words it has little to say.
-Zero-1-to-3 and Stable-Zero123 do know (docs/priors.md). magic123 and dreamcraft3d have two priors in their papers, of
-words and of views; here the one of --prior judges alone.
+  syncdreamer   views first: sixteen from above, drawn together, and a surface fitted to them and to the picture
+  zero123plus   the same with six, from above and below in turn
+  wonder3d      the same with six level with the picture, by their normals as well
+From realfusion on, a prior judges or draws the sides that the picture does not show. The embedded prior does so by the
+words of --prompt alone: it does not know how another view follows from a picture, and without words it has little to
+say. Zero-1-to-3 and Stable-Zero123 do know (docs/priors.md). magic123 and dreamcraft3d have two priors in their papers,
+of words and of views; here the one of --prior judges alone.
 
 With --learn the prior learns the picture before it judges: a word of its own (textual inversion), its network
 (DreamBooth, as a LoRA), or both. Under checkpoints of others realfusion learns the word unasked, as its paper does; the

@@ -110,6 +110,8 @@ def need(recipe: Recipe, prior: Footprint, texts: int = 0) -> float:
         judged = next(stage for stage in recipe.stages if stage.loss)
         drawn = judged.views.count * len(judged.kinds) if learns.network else 1
         steps.append(texts * bool(learns.word) + max(prior.learning * drawn, prior.encoding))
+    if how := recipe.drawn:
+        steps.append(len(how.rig) * len(how.kinds) * max(prior.denoising, prior.encoding))
     return SLACK * (prior.weights + max(steps, default=0.0)) + CONTEXT
 
 

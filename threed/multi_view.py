@@ -11,12 +11,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from threed.distill.anneal import Anneal
+from threed.distill.rig import Rig
 from threed.distill.sds import SDS
 from threed.recipes import Recipe, Stage
 from threed.single_view import single_view
 from threed.views import Views
+from threed.views_first import views_first
 
 GUIDANCE = 50.0  # the guidance scale of MVDream's score distillation
+DRAWING, FOUR = 7.5, Rig((45.0, 135.0, 225.0, 315.0), (20.0,) * 4, fov=40.0)  # at which it draws, and from where
 VIEWS = Views(count=4, elevation=(0.0, 30.0))
 RESCALE = 0.5
 HALF = 5_000  # steps at 64 pixels, then as many at more
@@ -25,6 +28,8 @@ RESOLUTION = 256  # pixels a side
 
 def multi_view(recipe: Recipe, guidance: float = GUIDANCE) -> Recipe:
     """The recipe for a checkpoint that denoises views together. Raises Mistake."""
+    if how := recipe.drawn:
+        return views_first(replace(recipe, drawn=replace(how, rig=FOUR)), DRAWING)
     recipe = single_view(recipe, guidance)
     stages = tuple(_seen(stage, guidance) for stage in recipe.stages)
     if recipe.name == "mvdream":

@@ -12,6 +12,7 @@ from threed.recipes import Recipe, Reference, Stage
 from threed.single_view import single_view
 from threed.viewpoint import Viewpoint
 from threed.views import Views
+from threed.views_first import views_first
 
 # Liu et al., as threestudio has it: 12, 8, then 4 views a step, from 10 degrees below to 80 above.
 SEVERAL = {"zero123": Views(count=4, elevation=(-10.0, 80.0))}
@@ -23,6 +24,8 @@ def novel_view(recipe: Recipe, guidance: float, fov: float) -> Recipe:
 
     Raises Mistake.
     """
+    if recipe.drawn:
+        return views_first(recipe, guidance, fov=fov)
     told = single_view(recipe, guidance)
     distance = float(Viewpoint(0.0, 0.0, fov).camera.distance)
 

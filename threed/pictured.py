@@ -6,6 +6,7 @@ The picture's light stays in the colours that it leaves on the texture; sides th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from threed.carved import Words, carved, coloured, lifts
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
-from threed.distill.embedded import Reference
+from threed.distill.embedded import Embedded, Reference
 from threed.distill.folder import UnreadablePrior, located
 from threed.distill.hub.shown import Informed
 from threed.distill.prior import Prior
+from threed.distill.sample import FIRST
 from threed.errors import Mistake
 from threed.novel_view import remark
 from threed.overpaint import projected
@@ -41,6 +43,10 @@ from threed.viewpoint import Viewpoint
 
 FINEST, COARSEST = 768, 64  # pixels a side of the picture in its camera's frame
 TARGET = 256  # the same, of what stages are to look like
+UNHEEDED = (
+    "the embedded prior hardly heeds a picture: what it draws are the words of --prompt, over what the start made of "
+    "the picture; Zero-1-to-3 heeds it, see: threed prior list"
+)
 RIM = 0.006  # of the frame: how far within its outline a picture still shows what is behind
 
 
@@ -59,7 +65,7 @@ def picture_to_3d(
     """
     source, recipe, folder = request.picture, request.recipe, located(request.prior)
     assert source
-    if not prior and any(stage.loss for stage in recipe.stages):
+    if not prior and (recipe.drawn or any(stage.loss for stage in recipe.stages)):
         with run.log.stage("load"):
             prior = load(request)
     with run.log.stage("picture"):
@@ -71,10 +77,8 @@ def picture_to_3d(
             warn(request, run)
         shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
         if recipe.stages:
-            seen = seen or sighted(shape, request, cutout)
-            wanted = target(shape.voxels, cutout, seen).to(request.device)
-            if isinstance(prior, Informed):
-                prior = informed(prior, wanted, request, run)
+            seen = levelled(seen or sighted(shape, request, cutout), prior)
+            prior, wanted = introduced(prior, target(shape.voxels, cutout, seen).to(request.device), request, run)
     asked = request
     if recipe.learns:
         assert prior
@@ -121,6 +125,24 @@ def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
     depth = look.depth[0] / look.alpha[0].clamp(min=1e-3)
     normal = functional.normalize(look.normal[0], dim=-1, eps=1e-4)
     return Target(seen.camera, placed.rgb, placed.alpha, torch.where(there, depth, depth[there].mean()), normal)
+
+
+def levelled(seen: Viewpoint, prior: Prior | None) -> Viewpoint:
+    """From where a picture counts as taken to a prior whose views turn about its upright axis, see `Rig.level`."""
+    rig = getattr(prior, "rig", None)
+    return replace(seen, elevation=0.0) if rig and rig.level else seen
+
+
+def introduced(prior: Prior | None, wanted: Target, request: Request, run: Run) -> tuple[Prior | None, Target]:
+    """The prior, shown the picture if it can see; and what the stages ask for, of the start no more than they want."""
+    drawn = request.recipe.drawn
+    if isinstance(prior, Informed):
+        prior = informed(prior, wanted, request, run)
+    elif drawn and isinstance(prior, Embedded):
+        run.log.note(UNHEEDED)
+    if drawn and drawn.first == FIRST:  # the views have nothing to do with the start
+        wanted = replace(wanted, depth=None, normal=None)
+    return prior, wanted
 
 
 def informed(prior: Informed, wanted: Target, request: Request, run: Run) -> Informed:

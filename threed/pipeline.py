@@ -18,6 +18,7 @@ from threed.distill.folder import located
 from threed.distill.prior import Prior
 from threed.distill.start import untaught
 from threed.distill.worded import Worded
+from threed.drawn import Outlines, views_of
 from threed.errors import Failure, Mistake
 from threed.exporters import export, place
 from threed.exporters.bake import Look, bake_material
@@ -109,13 +110,19 @@ def staged(
         run.log.note(str(request.thrift))
     if request.recipe.wording and prior:
         prior = Worded(prior, request.recipe.wording)
+    drawn: list[Target] = []
+    if how := request.recipe.drawn:
+        assert prior
+        with run.log.stage("views"):
+            drawn = views_of(how, prior, request, run, shape.render if shape else None, target)
     with using(request.backends, run.log.note):
         for stage in request.recipe.stages:
             with run.log.stage(f"begin {stage.name}"):
                 latents = latents_of(stage.scene, prior, request, run)
-                scene = begun(stage.scene, shape, request, copy.deepcopy(latents)).to(request.device)
+                begins = Outlines.of(target, drawn) if drawn and not done else shape
+                scene = begun(stage.scene, begins, request, copy.deepcopy(latents)).to(request.device)
                 fitted = together(scene, shape, stage, request, latents)
-            fit(fitted, stage, prior, request, run, done, target)
+            fit(fitted, stage, prior, request, run, done, target, drawn)
             done[stage.name] = fitted.state_dict()
             shape = scene.cpu()  # what follows is work for processors
     return shape
@@ -160,7 +167,7 @@ def together(
 
 def begun(
     config: NeRFConfig | SDFConfig | SolidConfig | PaintedConfig,
-    shape: Shape | None,
+    shape: Shape | Outlines | None,
     request: Request,
     latents: Latents | None = None,
     particle: int = 0,
@@ -170,6 +177,8 @@ def begun(
     match config, shape:
         case SolidConfig(), Solid():
             return shape.continued(config)
+        case SolidConfig(), Outlines():
+            return shape.solid(config, generator)
         case SolidConfig(), None:
             return Solid(config, TetScene.from_ellipsoid((config.start_radius,) * 3, config.tets))
         case SolidConfig(), NeRF() | SDF() | VoxelField():

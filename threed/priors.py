@@ -42,6 +42,7 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
     from threed.multi_view import multi_view
     from threed.novel_view import novel_view
     from threed.single_view import LEARNS, single_view
+    from threed.views_first import views_first
 
     tell = Console(stderr=True, highlight=False).print
     try:
@@ -52,13 +53,15 @@ def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
         family = checkpoint.found(asked.prior).family
         if family.shown:
             picture = shown_by(recipe, asked)
-            if family.rigged:
+            if not family.rigged:
+                return novel_view(recipe, family.guidance, picture.fov)
+            if not recipe.drawn:
                 raise Mistake(
                     f"the prior {asked.prior!r} is {family.about}, which draws its views from its own cameras and no "
-                    f"others, and recipe {recipe.name!r} asks for views from all around; use another prior with it, "
-                    "see: threed prior list"
+                    f"others, and recipe {recipe.name!r} asks for views from all around; use --recipe "
+                    f"{'wonder3d' if 'normal' in family.rigged else 'zero123plus'} with it"
                 )
-            return novel_view(recipe, family.guidance, picture.fov)
+            return views_first(recipe, family.guidance, kinds=family.rigged)
         recipe = (multi_view if family.views else single_view)(recipe, family.guidance)
         recipe = learning(recipe, LEARNS, asked, None if family.inverts else family.about)
         return replace(recipe, wording=None) if family.edits else recipe  # what to do has no sides

@@ -10,6 +10,8 @@ from threed.distill.hifa import HiFA, root
 from threed.distill.losses import LEARNING, NEGATIVE, instead
 from threed.distill.nfsd import NFSD
 from threed.distill.personal import DreamBooth, Inversion, Learns
+from threed.distill.rig import Rig
+from threed.distill.sample import FIRST as NOISE
 from threed.distill.score import Distillation
 from threed.distill.sds import SDS
 from threed.distill.sjc import SJC
@@ -47,18 +49,43 @@ class Terms:
 
 @dataclass(frozen=True)
 class Reference:
-    """Weights of what a picture asks of the view that it shows, see `threed.reference`, and how often that is seen."""
+    """Weights of what pictures ask of the views that they show, see `threed.reference`, and how often each is seen."""
 
     rgb: Anneal = field(default_factory=lambda: Anneal(1000.0))
     mask: Anneal = field(default_factory=lambda: Anneal(1000.0))
     depth: Anneal = field(default_factory=lambda: Anneal(0.0))
     normal: Anneal = field(default_factory=lambda: Anneal(0.0))
-    every: int = 1  # steps from one look at it to the next
+    every: int = 1  # steps from one look at the picture to the next
     resolution: int = 96  # pixels a side
+    drawn: int = 0  # at so many of the views that the prior has drawn every step looks, beside the picture
+    dropped: float = 0.0  # share of a view's normals that are not asked for: those that are farthest off
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.resolution < 8:
             raise ValueError(f"{self} is never seen; use every from 1, and a resolution from 8 pixels")
+        if self.drawn < 0 or not 0 <= self.dropped < 1:
+            raise ValueError(f"{self} looks at less than nothing; use drawn from 0, and dropped from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Views of the object that the prior draws together before anything is fitted to them, see `threed.drawn`."""
+
+    rig: Rig  # where a prior has a rig of its own, that one is taken
+    kinds: tuple[str, ...]  # what they show: the albedo, and the normals where the prior knows them
+    steps: int  # of the sampler
+    scale: float  # guidance
+    rescale: float = 0.7
+    first: float = NOISE  # the time at which drawing begins, over what the start looks like; NOISE: over nothing
+    weights: tuple[float, ...] = ()  # of each view in the fit; 1 without any
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.weights) != len(self.rig):
+            raise ValueError(f"{len(self.weights)} weights of {len(self.rig)} views; give one of each, or none")
+        if self.kinds not in (("albedo",), ("albedo", "normal")):
+            raise ValueError(f"kinds are {self.kinds}; views to fit to show the albedo, or the albedo and the normals")
+        if not 0 < self.first <= NOISE or self.steps < 1:
+            raise ValueError(f"{self} draws nothing; use steps from 1, and first above 0 up to {NOISE}")
 
 
 @dataclass(frozen=True)
@@ -70,14 +97,15 @@ class Stage:
     steps: int
     views: Views
     kinds: tuple[str, ...]  # what the pictures of every view show
-    loss: Distillation | None  # without one, a fit to the picture alone
+    loss: Distillation | None  # without one, a fit to the picture, or to views that the prior has drawn, alone
     terms: Terms = field(default_factory=Terms)
     white_background: float = 0.5  # share of the steps on white; the others have a random plain colour
     particles: int = 1  # scenes that are fitted together, a step each in turn of chance; the first goes on
-    reference: Reference | None = None  # what the picture asks for; of recipes that want one
+    reference: Reference | None = None  # what pictures ask for: the one that is given, and those that were drawn
 
     def __post_init__(self) -> None:
-        if self.loss is None and (self.reference is None or self.reference.every > 1):
+        seen = self.reference and (self.reference.every == 1 or self.reference.drawn)
+        if self.loss is None and not seen:
             raise ValueError(
                 f"stage {self.name!r} has steps without any aim; give it a loss, or a reference every step"
             )
@@ -103,6 +131,7 @@ class Recipe:
     about: str  # one line for --help
     wants: Literal["text", "picture"] = "text"  # what it makes an asset of: `threed text` or `threed image`
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
+    drawn: Drawn | None = None  # what the prior draws first, for the stages to be fitted to
     stages: tuple[Stage, ...] = ()  # one after the other; without any the start is the shape
     negative: str = ""  # what it should not look like, unless the user says so
     wording: Wording | None = None  # how prompts say from where each picture is seen; None: a prior is told by number
@@ -185,6 +214,40 @@ FITTED = Stage(
     terms=Terms(normal_consistency=Anneal(30.0)),
     reference=Reference(rgb=Anneal(0.0)),  # the picture itself goes onto what has its outline
 )
+
+# Zero123++'s cameras. What the prior that ships draws from noise alone does not agree from view to view.
+AROUND = Drawn(
+    rig=Rig((30.0, 90.0, 150.0, 210.0, 270.0, 330.0), (20.0, -10.0) * 3, fov=40.0),
+    kinds=("albedo", "normal"),
+    steps=8,
+    scale=2.0,
+    first=0.6,
+)
+# It hardly heeds a picture, so what it draws stays near to what the start has made of that.
+BESIDE = replace(AROUND, steps=6, first=0.4)
+SEEN = SolidConfig(
+    TetConfig(resolution=40, margin=0.25, distance_rate=0.1),
+    PaintConfig(HashGrid(levels=4, coarsest=8, finest=48), rate=0.03),  # as fine as what is drawn
+)
+SETTLING = SolidConfig(
+    replace(SEEN.tets, distance_rate=0.02, deformation_rate=0.02),
+    replace(SEEN.paint, rate=0.01),
+)
+
+
+def reconstructed(dropped: float = 0.0) -> tuple[Stage, Stage]:
+    """A surface, fitted to views that were drawn, without the `dropped` share of their normals; then in small steps.
+
+    What the views do not agree on leaves spikes, which go by these.
+    """
+    stage = replace(
+        FITTED,
+        scene=SEEN,
+        terms=Terms(normal_consistency=Anneal(10.0)),
+        reference=Reference(normal=Anneal(1000.0), resolution=64, drawn=4, dropped=dropped),
+    )
+    return stage, replace(stage, name="settle", scene=SETTLING, steps=15, terms=Terms(normal_consistency=Anneal(300.0)))
+
 
 HELD = replace(
     COARSE,
@@ -326,10 +389,55 @@ RECIPES: dict[str, Recipe] = {
             ),
         ),
         Recipe(
+            name="syncdreamer",
+            about="views first: sixteen from above, drawn together, and a surface fitted to them (Liu et al. 2023)",
+            wants="picture",
+            start="carved",
+            # Liu et al.: scale 2, 50 steps; NeuS, 2,000 steps, colours 0.5, mask 1, eikonal 0.1.
+            drawn=replace(
+                BESIDE,
+                rig=Rig(tuple(22.5 * k for k in range(16)), (30.0,) * 16, fov=40.0),
+                kinds=("albedo",),
+            ),
+            stages=reconstructed(),
+        ),
+        Recipe(
+            name="zero123plus",
+            about="views first: six, from above and below in turn (Zero123++, Shi et al. 2023), and a surface",
+            wants="picture",
+            start="carved",
+            # Shi et al., version 1.2: scale 4, 28 to 75 steps, a lens of 30 degrees; no reconstruction of their own.
+            drawn=BESIDE,
+            stages=reconstructed(),
+        ),
+        Recipe(
+            name="wonder3d",
+            about="views first: six level with the picture, colours and normals (Long et al. 2023), and a surface",
+            wants="picture",
+            start="carved",
+            # Long et al.: scale 1 to 3, 20 to 50 steps, no perspective; NeuS, 3,000 steps, colours 0.5, mask 1, normals
+            # 1 without the worst fifth, eikonal 0.2, smoothness 1, and these weights of the views.
+            drawn=replace(
+                BESIDE,
+                rig=Rig((0.0, 45.0, 90.0, 180.0, -90.0, -45.0), (0.0,) * 6, fov=40.0, relative=True),
+                weights=(1.0, 0.8, 0.2, 1.0, 0.4, 0.7),
+            ),
+            stages=reconstructed(dropped=0.2),
+        ),
+        Recipe(
             name="refined",
             about="the start, then score distillation at low timesteps only: what is there already is kept",
             start="volume",
             stages=(replace(COARSE, scene=GENTLE, steps=60, loss=falling(2.0, 0.5, 0.2)),),
+        ),
+        Recipe(
+            name="instant3d",
+            about="views first: drawn together, and a surface fitted to them (Li et al. 2023), in seconds",
+            start="volume",
+            # Li et al.: four views in one picture, begun with a noised blob, and a transformer that makes a volume of
+            # them. Without one, four do not tell what is hollow: here it is six.
+            drawn=AROUND,
+            stages=reconstructed(),
         ),
         Recipe(
             name="dreamfusion",

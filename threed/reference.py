@@ -6,7 +6,9 @@ stays in the colours that it asks for. All terms are means over pixels, without 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -18,6 +20,7 @@ from threed.renderers.camera import Cameras
 from threed.renderers.volume import Render
 
 OBJECT = 0.5  # alpha of the picture above which a pixel has a depth and a normal
+GRAZING = -0.05  # cosine of a ray with a normal above which the surface is seen too much at a slant, or from behind
 FLAT = 1e-6  # square metres, or the square of whatever a depth is counted in: a variance below it tells nothing
 
 
@@ -30,35 +33,64 @@ class Target:
     alpha: Float[Tensor, "S S 1"]
     depth: Float[Tensor, "S S 1"] | None = None  # growing away from the camera, in any unit
     normal: Float[Tensor, "S S 3"] | None = None  # camera space, unit
+    belief: Float[Tensor, "S S 1"] | None = None  # how much each of these normals counts; all alike without it
+    weight: float = 1.0  # how much it counts among others
 
     def at(self, size: int) -> Target:
         """With so many pixels a side, by the mean over areas."""
-        if size == len(self.alpha):
-            return self
-        depth, normal = (None if each is None else _resized(each, size) for each in (self.depth, self.normal))
-        return Target(self.camera, _resized(self.rgb, size), _resized(self.alpha, size), depth, normal)
+        return self if size == len(self.alpha) else self._each(lambda picture: _resized(picture, size))
 
     def to(self, device: torch.device | str) -> Target:
         """The same in this device's memory."""
-        depth, normal = (None if each is None else each.to(device) for each in (self.depth, self.normal))
-        return Target(self.camera.to(device), self.rgb.to(device), self.alpha.to(device), depth, normal)
+        return replace(self._each(lambda picture: picture.to(device)), camera=self.camera.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
+        """With all of its pictures changed."""
+        depth, normal, belief = (x if x is None else change(x) for x in (self.depth, self.normal, self.belief))
+        rgb, alpha = change(self.rgb), change(self.alpha)
+        return Target(self.camera, rgb, alpha, depth, normal, belief, self.weight)
 
 
-def reference_terms(weights: Reference, render: Render, target: Target, progress: float) -> dict[str, Tensor]:
-    """The weighted terms that a stage asks for by now, of a render of the target's camera at the target's size.
+def reference_terms(
+    weights: Reference, render: Render, targets: Sequence[Target], progress: float
+) -> dict[str, Tensor]:
+    """The weighted terms that a stage asks for by now, of a render of all the targets' cameras at the targets' size.
 
-    Depth and normals are asked for only where the target knows them.
+    Each is the mean over the targets by their weights, of sum 1 where each of them is 1. Depth and normals are asked
+    for only where a target knows them.
     """
-    alpha = target.alpha
-    asked = {
-        "reference_rgb": (weights.rgb(progress), lambda: photometric(render.albedo[0], target.rgb)),
-        "reference_mask": (weights.mask(progress), lambda: outline(render.alpha[0], alpha)),
+    found: dict[str, list[Tensor]] = {}
+    for one, target in enumerate(targets):
+        for name, term in _terms(weights, render, one, target).items():
+            if weight := getattr(weights, name)(progress):
+                found.setdefault(f"reference_{name}", []).append(weight * (target.weight * term()))
+    return {name: torch.stack(terms).sum() / len(targets) for name, terms in found.items()}
+
+
+def _terms(weights: Reference, render: Render, one: int, target: Target) -> dict[str, Callable[[], Tensor]]:
+    """What a target may ask of this one of the render's pictures."""
+    alpha, depth, normal = target.alpha, target.depth, target.normal
+    terms = {
+        "rgb": lambda: photometric(render.albedo[one], target.rgb),
+        "mask": lambda: outline(render.alpha[one], alpha),
     }
-    if (depth := target.depth) is not None:
-        asked["reference_depth"] = (weights.depth(progress), lambda: relative_depth(_distance(render), depth, alpha))
-    if (normal := target.normal) is not None:
-        asked["reference_normal"] = (weights.normal(progress), lambda: facing(render.normal[0], normal, alpha))
-    return {name: weight * term() for name, (weight, term) in asked.items() if weight}
+    if depth is not None:
+        terms["depth"] = lambda: relative_depth(_distance(render, one), depth, alpha)
+    if normal is not None:
+        terms["normal"] = lambda: facing(render.normal[one], normal, alpha, target.belief, weights.dropped)
+    return terms
+
+
+def belief(normal: Float[Tensor, "B S S 3"], cameras: Cameras) -> Float[Tensor, "B S S 1"]:
+    """How much normals that a prior has drawn count, in camera space: exp |v . n|, and 0 where they do not face v.
+
+    v is the ray from the camera (Long et al. 2023, Wonder3D, arXiv 2310.15008, equation 9; its threshold "close to
+    zero" is GRAZING here).
+    """
+    size = normal.shape[1]
+    directions = torch.einsum("bij,bhwi->bhwj", cameras.rotation, cameras.rays(size, size)[1])
+    cosine = (directions * normal).sum(-1, keepdim=True)
+    return torch.where(cosine < GRAZING, cosine.abs().exp(), 0.0)
 
 
 def _resized(picture: Float[Tensor, "S S C"], size: int) -> Float[Tensor, "T T C"]:
@@ -66,9 +98,9 @@ def _resized(picture: Float[Tensor, "S S C"], size: int) -> Float[Tensor, "T T C
     return functional.interpolate(channels, (size, size), mode="bilinear", antialias=True)[0].movedim(0, -1)
 
 
-def _distance(render: Render) -> Float[Tensor, "H W 1"]:
+def _distance(render: Render, one: int) -> Float[Tensor, "H W 1"]:
     """Metres to what is seen, where enough is."""
-    return render.depth[0] / render.alpha[0].clamp(min=OBJECT)
+    return render.depth[one] / render.alpha[one].clamp(min=OBJECT)
 
 
 def photometric(shown: Float[Tensor, "H W 3"], wanted: Float[Tensor, "H W 3"]) -> Float[Tensor, ""]:
@@ -101,12 +133,22 @@ def relative_depth(
 
 
 def facing(
-    normal: Float[Tensor, "H W 3"], wanted: Float[Tensor, "H W 3"], alpha: Float[Tensor, "H W 1"]
+    normal: Float[Tensor, "H W 3"],
+    wanted: Float[Tensor, "H W 3"],
+    alpha: Float[Tensor, "H W 1"],
+    belief: Float[Tensor, "H W 1"] | None = None,
+    dropped: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Mean of 1 - n . n* over the picture's object, 0 to 2; n is the direction of the normal that is seen.
+    """Mean of 1 - n . n* over the picture's object, 0 to 2, by `belief`; n is the direction of the normal that is seen.
 
-    Where nothing is seen, the cosine is 0 (Long et al. 2023, Wonder3D, arXiv 2310.15008, equation 8, without weights).
+    Where nothing is seen, the cosine is 0. The `dropped` share of what counts, the farthest off, is left out (Long et
+    al. 2023, Wonder3D, arXiv 2310.15008, equation 8 and section 4.3).
     """
     there = alpha[..., 0] > OBJECT
-    cosine = (functional.normalize(normal[there], dim=-1, eps=1e-4) * wanted[there]).sum(-1)
-    return (1 - cosine).sum() / max(len(cosine), 1)
+    apart = 1 - (functional.normalize(normal[there], dim=-1, eps=1e-4) * wanted[there]).sum(-1)
+    if belief is None and not dropped:
+        return apart.sum() / max(len(apart), 1)
+    counts = torch.ones_like(apart) if belief is None else belief[there][:, 0]
+    apart, counts = apart[counts > 0], counts[counts > 0]
+    kept = apart.detach().argsort(stable=True)[: math.ceil((1 - dropped) * len(apart))]
+    return (counts[kept] * apart[kept]).sum() / counts[kept].sum().clamp(min=1e-6)

@@ -42,6 +42,8 @@ FILES = (
     "input.png",
     "mask.png",
     "learned.safetensors",
+    "views.png",
+    "views.safetensors",
 )
 CHECKPOINTS_KEPT = 2  # so that a torn one has a predecessor
 SLUG_LENGTH = 40  # characters; at most 160 bytes of the 255 that file systems allow

@@ -80,6 +80,11 @@ PAPERS: dict[str, tuple[Paper, ...]] = {
 
 def single_view(recipe: Recipe, guidance: float = STRONG) -> Recipe:
     """The recipe for a checkpoint that wants `guidance` where Stable Diffusion wants 100. Raises Mistake."""
+    if recipe.drawn:
+        raise Mistake(
+            f"recipe {recipe.name!r} wants views that are drawn together, and this --prior draws single pictures; use "
+            "one of several views, see: threed prior list, or leave --prior out"
+        )
     if recipe.name not in PAPERS:
         raise Mistake(
             f"recipe {recipe.name!r} asks no prior of pictures; use --recipe {DISTILS[recipe.wants]} with this "

@@ -21,7 +21,7 @@ from threed.pictures import png, sheet
 from threed.recipes import Stage, Terms
 from threed.reference import Target, reference_terms
 from threed.regularizers import eikonal, opacity, orientation, sparsity, z_variance
-from threed.renderers.camera import Cameras
+from threed.renderers.camera import Cameras, joined
 from threed.renderers.mesh import Mesh
 from threed.renderers.topology import Edges
 from threed.renderers.volume import Rays, Render
@@ -51,11 +51,13 @@ def fit(
     run: Run,
     done: dict[str, Any] | None = None,
     target: Target | None = None,
+    drawn: Sequence[Target] = (),
 ) -> None:
     """Optimise `scene` through `stage`, from the run's last checkpoint of it on.
 
     `done` has the states of the scenes of earlier stages by name; this stage's checkpoints carry them along. `target`
-    is what a stage with a reference is to look like from there; a stage without a loss needs no prior.
+    is what a stage with a reference is to look like from there, `drawn` the views that the prior has drawn; a stage
+    without a loss needs no prior.
 
     A loss that is not finite, an empty or a filled volume is noticed before it reaches the scene or the disk; the
     stage goes back to its last checkpoint and on with other noise. Raises Failure when that does not help either.
@@ -69,7 +71,7 @@ def fit(
             generator = seeded(request.seed, attempt, step)  # so that a resumed run is the same run
             looks = [
                 *distilled(fitted, stage, prior, request, step, generator),
-                *referred(scene, stage, target, step, generator),
+                *referred(scene, stage, target, drawn, step, generator),
             ]
             losses = {name: loss for look in looks for name, loss in look.losses.items()}
             losses |= terms(stage.terms, looks[0].render, step / stage.steps)  # what we ask of any shape
@@ -124,18 +126,24 @@ def distilled(
     return [Look(render, losses, shown, len(cameras))]
 
 
-def referred(scene: Scene, stage: Stage, target: Target | None, step: int, generator: torch.Generator) -> list[Look]:
-    """The look from where the picture was taken; none where this step takes none."""
+def referred(
+    scene: Scene, stage: Stage, picture: Target | None, drawn: Sequence[Target], step: int, generator: torch.Generator
+) -> list[Look]:
+    """The look from where the picture was taken and from some of the drawn views; none where this step takes none."""
     weights = stage.reference
-    if weights is None or (step % weights.every and step < stage.steps):
+    if weights is None:
         return []
-    if target is None:
+    if picture is None and not (drawn and weights.drawn):
         raise ValueError(f"stage {stage.name!r} has a reference and no picture; use a recipe of pictures with one")
-    target = target.at(weights.resolution)
-    render = scene.render(target.camera, weights.resolution, generator)
-    losses = reference_terms(weights, render, target, step / stage.steps)
-    beside = torch.stack([render.albedo[0].detach() + 1 - render.alpha[0].detach(), target.rgb + 1 - target.alpha])
-    return [Look(render, losses, beside, 2)]
+    due = step % weights.every == 0 or step == stage.steps
+    some = torch.randperm(len(drawn), generator=generator)[: weights.drawn].tolist() if drawn else []
+    wanted = [each.at(weights.resolution) for each in ([picture] if picture and due else []) + [drawn[k] for k in some]]
+    if not wanted:
+        return []
+    render = scene.render(joined([target.camera for target in wanted]), weights.resolution, generator)
+    losses = reference_terms(weights, render, wanted, step / stage.steps)
+    asked = torch.stack([target.rgb + 1 - target.alpha for target in wanted])
+    return [Look(render, losses, torch.cat([render.albedo.detach() + 1 - render.alpha.detach(), asked]), len(wanted))]
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ def expected(recipe: Any) -> dict[str, int]:
     """The stages that a run of this recipe goes through, and their steps; none where it cannot be told."""
     try:
         pictured = recipe["wants"] == "picture"
-        asks = any(stage["loss"] is not None for stage in recipe["stages"]) or recipe["overpaint"]
+        draws = recipe.get("drawn") is not None
+        asks = draws or any(stage["loss"] is not None for stage in recipe["stages"]) or recipe["overpaint"]
         found = {"load": 1} if asks else {}
         found |= {"picture": 1, "start": 1} if pictured else {"start": 1}
+        found |= {"views": 1} if draws else {}
         for stage in recipe["stages"]:
             found |= {f"begin {stage['name']}": 1, str(stage["name"]): int(stage["steps"])}
         found |= {"mesh": 1, "camera": 1, "projection": 1} if pictured else {"mesh": 1}

@@ -7,7 +7,7 @@ import { preview, stages, words } from "./working.js";
 const KINDS = {
   glb: "for engines and the web", gltf: "for engines, as text", obj: "for older tools", mtl: "the OBJ’s material",
   usdz: "for Apple devices", stl: "for printing", ply: "for scanning tools", webp: "the turntable", zip: "everything",
-  "asset.png": "the OBJ’s texture", "preview.png": "from eight sides", "input.png": "the picture, cut out", "mask.png": "where it is",
+  "asset.png": "the OBJ’s texture", "preview.png": "from eight sides", "input.png": "the picture, cut out", "mask.png": "where it is", "views.png": "what the prior drew",
   "report.json": "all figures", "recipe.json": "all settings",
 };
 
