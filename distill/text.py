@@ -113,6 +113,7 @@ class TextReader:
         if self.word is None:
             return embedding(ids, self.weights[TABLE])
         first = self.tokenizer.token_to_id(names(1)[0])
+        assert first is not None  # it was added with the word
         return heard(ids, lambda known: embedding(known, self.weights[TABLE]), self.word, first)
 
     def _cut(self, row: list[int]) -> list[int]:

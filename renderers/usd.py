@@ -137,8 +137,13 @@ def _skin(archive: Archive, numbers: Mapping[str, Any], told: Mapping[str, Any])
         share(rough.scale[rough.channel] if rough else numbers["roughness"]),
         share(metal.scale[metal.channel] if metal else numbers["metallic"]),
         normal.picture if normal else None,
-        dim and (Image.merge("RGB", [dim.picture.getchannel(dim.channel)] * 3) if dim.channel else dim.picture),
+        dimmed(dim) if dim else None,
     )
+
+
+def dimmed(dim: Texture) -> Image.Image:
+    """The occlusion in red, whatever channel it came in."""
+    return Image.merge("RGB", [dim.picture.getchannel(dim.channel)] * 3) if dim.channel else dim.picture
 
 
 def shine(rough: Texture | None, metal: Texture | None) -> Image.Image | None:

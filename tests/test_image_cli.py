@@ -217,7 +217,7 @@ def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
     [
         ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
         ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
-        ("--learn word", "--learn is 'word', and recipe 'carved' asks no prior; use --recipe realfusion"),
+        ("--learn word", "--learn is 'word', and recipe 'carved' distils nothing; use --recipe realfusion"),
         ("--recipe realfusion --learn words", "unknown lesson 'words'; did you mean 'word'?"),
         ("--recipe zero123 --loss sdss", "unknown loss 'sdss'; did you mean 'sds'?"),
         ("--start sphere", "a sphere does not tell from where the picture was taken; use --start carved, volume, or"),

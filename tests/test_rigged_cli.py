@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from test_hub_cli import change, complaint
 from test_pictured import photo
 
+from threed.checkpoint import load
 from threed.cli import main
 from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import checkpoint, download, shown
 from threed.distill.hub.known import KNOWN
+from threed.errors import Failure
 
 DOCS = Path(__file__).parent.parent / "docs" / "priors.md"
 
@@ -48,7 +50,10 @@ def image(name, recipe="zero123"):
             image("zero123plus"),
             "'sd:zero123plus' is Zero123++, which draws its views from its own cameras and no others",
         ),
-        (image("wonder3d", "magic123"), "and recipe 'magic123' asks for views from all around; use --recipe wonder3d with it"),
+        (
+            image("wonder3d", "magic123"),
+            "recipe 'magic123' asks for views from all around; use --recipe wonder3d",
+        ),
         (
             ["text", "a chair", "--recipe", "dreamfusion", "--prior", "sd:wonder3d"],
             "the prior 'sd:wonder3d' is told a picture, and hears no words; use threed image",
@@ -201,3 +206,21 @@ def test_the_list_has_them_with_their_licences(capsys):
     licences = {each.id: each.licence for each in KNOWN if f"sd:{each.id}\n" in said}
     assert licences["sudo-ai/zero123plus-v1.1"] == licences["sudo-ai/zero123plus-v1.2"] == "CC-BY-NC 4.0"
     assert licences["flamehaze1115/wonder3d-v1.0"] == "AGPL-3.0"
+
+
+@pytest.mark.parametrize(("name", "pictures"), [(PLUS, 6), (WONDER, 12)])
+def test_views_are_drawn_and_fitted_to(here, capsys, monkeypatch, name, pictures):
+    """Up to the scene that was fitted: what networks of chance draw is no surface that one would care to unwrap."""
+
+    def enough(shape, request):
+        raise Failure("a scene was fitted")
+
+    monkeypatch.setattr("threed.pictured.solidify", enough)
+    monkeypatch.setattr("threed.views_first.RESOLUTION", 32)
+    monkeypatch.setattr("threed.views_first.FIT", 2)
+    monkeypatch.setattr("threed.machine.set_threads", lambda: 1)
+    assert main([*image(name, name), "--output", "out"]) == 1
+    assert "a scene was fitted" in capsys.readouterr().err
+    drawn = load(here / "out" / "views.safetensors")["pictures"]
+    assert len(drawn) == pictures
+    assert drawn.std() > 0.01

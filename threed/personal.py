@@ -7,7 +7,7 @@ that was learned is kept as learned.safetensors, and until then in the run's che
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,7 +170,7 @@ def draw(
 
 def practise(
     name: str,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     lessons: Sequence[Lesson],
     how: Inversion | DreamBooth,
     request: Request,

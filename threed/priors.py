@@ -101,11 +101,11 @@ def learning(recipe: Recipe, numbers: Learns, asked: Text | Picture, deaf: str |
     if not (wanted := parts[name]):
         return replace(recipe, learns=None)
     if not any(stage.loss for stage in recipe.stages):
-        raise Mistake(f"--learn is {name!r}, and recipe {recipe.name!r} asks no prior; use --recipe realfusion")
+        raise Mistake(f"--learn is {name!r}, and recipe {recipe.name!r} distils nothing; use --recipe realfusion")
     if deaf and "word" in wanted:
         raise Mistake(f"no gradient goes through the text encoder of {deaf}; use --learn network")
-    others = {part: None for part in ("word", "network") if part not in wanted}
-    return replace(recipe, learns=replace(numbers, **others))
+    word, network = (getattr(numbers, part) if part in wanted else None for part in ("word", "network"))
+    return replace(recipe, learns=replace(numbers, word=word, network=network))
 
 
 def lora_of(asked: Text | Picture) -> str | None:
