@@ -53,30 +53,39 @@ def carved(
     cutout: Cutout,
     elevation: float | None,
     fov: float,
-    carve: bool = True,
 ) -> tuple[VoxelField, Viewpoint]:
-    """The volume, and from where the picture shows it; as it first comes unless it is to be carved.
+    """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
+    problem = None
+    for begun in (lifted, dreamt) if lifts(words) else (dreamt,):  # of thin things a lift may leave nothing
+        try:
+            coarse, sight, seen = begun(words, small, cutout, elevation, fov)
+            hull = sight.hull(len(coarse.distance))
+            coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
+            fine = smoothed(upsampled(flattened(coarse), words.prior))
+            hull = sight.hull(len(fine.distance))
+            fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
+            seen = placed(coloured(fine), cutout, seen)
+            return VoxelField(spread(fine, seen, cutout, hull.symmetrical)), seen
+        except ValueError as error:
+            problem = error
+    raise Failure(
+        f"no volume came out of the picture ({problem}); try another --seed, --prompt with a few words about it, "
+        "or another picture"
+    ) from problem
 
-    Raises Failure where nothing solid comes out.
-    """
-    begun = lifted if lifts(words) else dreamt
+
+def at_once(
+    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
+) -> tuple[VoxelField, Viewpoint] | None:
+    """What the prior's lift makes of the picture, as it first comes; None without one, or where that is nothing."""
+    if not lifts(words):
+        return None
     try:
-        coarse, sight, seen = begun(words, small, cutout, elevation, fov)
-        if not carve:
-            return VoxelField(smoothed(upsampled(flattened(coarse), words.prior))), seen
-        hull = sight.hull(len(coarse.distance))
-        coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
+        coarse, _, seen = lifted(words, small, cutout, elevation, fov)
         fine = smoothed(upsampled(flattened(coarse), words.prior))
-        hull = sight.hull(len(fine.distance))
-        fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
-        shape = coloured(fine)
-    except ValueError as error:
-        raise Failure(
-            f"no volume came out of the picture ({error}); try another --seed, --prompt with a few words about it, "
-            "or another picture"
-        ) from error
-    seen = placed(shape, cutout, seen)
-    return VoxelField(spread(fine, seen, cutout, hull.symmetrical)), seen
+        return VoxelField(fine), placed(coloured(fine), cutout, seen)
+    except ValueError:
+        return None
 
 
 def lifts(words: Words) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import pictures, viewpoint
-from threed.carved import Words, carved, coloured, lifts
+from threed.carved import Words, at_once, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
@@ -101,8 +101,11 @@ def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tu
     """The start, and from where the picture shows it, where that is known already."""
     folder = located(request.prior)
     words = Words(request.prompt, request.negative, request.seed, folder, request.device)
-    if (carve := request.recipe.start == "carved") or (request.recipe.start == "volume" and lifts(words)):
-        return carved(words, told(small), cutout, source.elevation, source.fov, carve)
+    seen = told(small), cutout, source.elevation, source.fov
+    if request.recipe.start == "carved":
+        return carved(words, *seen)
+    if request.recipe.start == "volume" and (found := at_once(words, *seen)):
+        return found
     shape = begin(
         request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
     )
