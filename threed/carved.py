@@ -74,20 +74,6 @@ def carved(
     ) from problem
 
 
-def at_once(
-    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
-) -> tuple[VoxelField, Viewpoint] | None:
-    """What the prior's lift makes of the picture, as it first comes; None without one, or where that is nothing."""
-    if not lifts(words):
-        return None
-    try:
-        coarse, _, seen = lifted(words, small, cutout, elevation, fov)
-        fine = smoothed(upsampled(flattened(coarse), words.prior))
-        return VoxelField(fine), placed(coloured(fine), cutout, seen)
-    except ValueError:
-        return None
-
-
 def lifts(words: Words) -> bool:
     """Whether the prior makes volumes of pictures alone; words are only heard by its start."""
     return not words.prompt and (words.prior / "lift").is_dir() and (words.prior / "angles").is_dir()

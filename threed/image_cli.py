@@ -57,6 +57,9 @@ whatever does not look like the border of the picture. The run folder, outputs/<
 `threed text` writes, and input.png, the object as it was cut out, and mask.png: where that is wrong, correct it in any
 painting program and give it back with --mask.
 
+A prior's lift makes the volume, in one go. With --prompt it is the start, which draws volumes from text: another take,
+where the first one is not good.
+
 What the picture shows goes onto the front of the texture as it is, its light and its shadows included; the other sides
 are a guess. The front of the asset is the quarter that the camera stood nearest to.
 
@@ -81,7 +84,7 @@ embedded prior was not seen to gain by it (docs/pipeline.md).
 
 For example:
   threed image chair.png
-  threed image chair.jpg --prompt "a wooden chair"          # a few words help where the picture does not tell
+  threed image chair.jpg --prompt "a wooden chair"          # another take: out of words as well
   threed image chair.jpg --mask outputs/chair-0/mask.png --overwrite    # the mask, corrected
   threed image chair.png --seed 3 --faces 2000 --texture-size 512 --height 0.9
   threed image top.png --elevation 50 --fov 20              # taken from above, with a long lens

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import pictures, viewpoint
-from threed.carved import Words, at_once, carved, coloured
+from threed.carved import Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
@@ -100,12 +100,9 @@ def picture_to_3d(
 def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tuple[VoxelField, Viewpoint | None]:
     """The start, and from where the picture shows it, where that is known already."""
     folder = located(request.prior)
-    words = Words(request.prompt, request.negative, request.seed, folder, request.device)
-    seen = told(small), cutout, source.elevation, source.fov
     if request.recipe.start == "carved":
-        return carved(words, *seen)
-    if request.recipe.start == "volume" and (found := at_once(words, *seen)):
-        return found
+        words = Words(request.prompt, request.negative, request.seed, folder, request.device)
+        return carved(words, told(small), cutout, source.elevation, source.fov)
     shape = begin(
         request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
     )
