@@ -132,7 +132,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ),
         (
             [BARREL, "--start", "cube"],
-            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj, \.ply, \.stl\)",
+            r"unknown start 'cube'; use sphere, volume, or a mesh file \(\.glb, \.gltf, \.obj, \.ply, \.stl, \.usdz\)",
         ),
         (
             [BARREL, "--start", "no.glb"],

@@ -177,7 +177,7 @@ def test_folders_and_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pyte
     fill(tmp_path, "set/barrel.glb", "empty/notes.txt")
     with pytest.raises(Mistake, match=r"'.*barrel.glb' is not a folder; give the one that the meshes are in"):
         gather(tmp_path / "set" / "barrel.glb")
-    with pytest.raises(Mistake, match=re.escape("; put .glb, .gltf, .obj, .ply, .stl files there")):
+    with pytest.raises(Mistake, match=re.escape("; put .glb, .gltf, .obj, .ply, .stl, .usdz files there")):
         gather(tmp_path / "empty")
     with pytest.raises(Mistake, match=r"cannot read '.*gone.jsonl' \(No such file or directory\); check --captions"):
         gather(tmp_path / "set", tmp_path / "gone.jsonl")

@@ -65,7 +65,10 @@ MAKE = 'make something first, for example: threed text "a wooden barrel"'
     [
         (["nowhere"], f"there is no 'nowhere' to look at; check the path, or {MAKE}"),
         (["empty"], f"there is no run and no mesh in 'empty'; {MAKE}"),
-        (["notes.txt"], "'notes.txt' is neither a run folder nor a mesh; use one of .glb, .gltf, .obj, .ply, .stl"),
+        (
+            ["notes.txt"],
+            "'notes.txt' is neither a run folder nor a mesh; use one of .glb, .gltf, .obj, .ply, .stl, .usdz",
+        ),
         (["chair.glb", "--port", "0"], "--port is 0; it must lie between 1 and 65535"),
         (["chair.glb", "--port", "70000"], "--port is 70000; it must lie between 1 and 65535"),
     ],

@@ -246,7 +246,8 @@ def reconstructed(dropped: float = 0.0) -> tuple[Stage, Stage]:
         terms=Terms(normal_consistency=Anneal(100.0)),
         reference=Reference(normal=Anneal(1000.0), resolution=64, drawn=4, dropped=dropped),
     )
-    return stage, replace(stage, name="settle", scene=SETTLING, steps=15, terms=Terms(normal_consistency=Anneal(1000.0)))
+    firm = Terms(normal_consistency=Anneal(1000.0))
+    return stage, replace(stage, name="settle", scene=SETTLING, steps=15, terms=firm)
 
 
 HELD = replace(
