@@ -497,7 +497,7 @@ RECIPES: dict[str, Recipe] = {
                     COARSE,
                     name="geometry",
                     scene=SolidConfig(WIDE, start_radius=0.7),
-                    steps=120,
+                    steps=240,
                     kinds=("normal",),
                     # Chen et al.: 2,000 steps, the first half with t in [0.02, 0.5]; this prior settles as COARSE says.
                     loss=falling(2.0, 0.98, 0.3),
