@@ -40,7 +40,8 @@ from threed.machine import set_threads
 from threed.paint import PaintedConfig
 from threed.pictures import agreement, portraits, sheet
 from threed.pipeline import shaped, solidify, text_to_3d
-from threed.recipes import RECIPES, Recipe, Stage
+from threed.recipe import Recipe, Stage
+from threed.recipes import RECIPES
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.light import studio

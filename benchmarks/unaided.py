@@ -24,7 +24,7 @@ from threed.exporters.unwrap import unwrap
 from threed.mesh_regularizers import laplacian
 from threed.overpaint import projected
 from threed.paint import PaintConfig
-from threed.recipes import AssetSettings
+from threed.recipe import AssetSettings
 from threed.renderers.camera import Cameras
 from threed.renderers.mesh import Asset, Mesh
 from threed.renderers.projection import Projection

@@ -21,7 +21,8 @@ from threed.distill.losses import LOSSES
 from threed.distill.worded import Wording
 from threed.errors import FULL, Failure, unknown
 from threed.exporters import ENCODERS
-from threed.recipes import FAULTS, RECIPES
+from threed.recipe import FAULTS
+from threed.recipes import RECIPES
 from threed.run import Request, Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,8 @@ from threed.multi_view import multi_view
 from threed.novel_view import novel_view
 from threed.paint import PaintConfig
 from threed.pictures import agreement, psnr, silhouette_iou
-from threed.recipes import RECIPES, Drawn, Reference, Stage, Terms
+from threed.recipe import Drawn, Reference, Stage, Terms
+from threed.recipes import RECIPES
 from threed.reference import Target
 from threed.renderers import surface
 from threed.renderers.camera import orbit

@@ -19,7 +19,8 @@ from threed.cli import main
 from threed.distill.folder import SHIPPED, located
 from threed.distill.hub import checkpoint, download
 from threed.distill.hub.known import KNOWN
-from threed.recipes import RECIPES, AssetSettings
+from threed.recipe import AssetSettings
+from threed.recipes import RECIPES
 from threed.single_view import PAPERS, single_view
 
 DREAM = ["text", "a barrel", "--recipe", "dreamfusion"]

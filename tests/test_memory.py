@@ -17,7 +17,8 @@ from threed.distill.prior import Pictures
 from threed.errors import Mistake
 from threed.memory import Footprint, Live, applied, footprint, frugal, need, planned, sides
 from threed.pipeline import load
-from threed.recipes import RECIPES, Recipe
+from threed.recipe import Recipe
+from threed.recipes import RECIPES
 from threed.renderers.camera import orbit
 from threed.run import Thrift
 from threed.single_view import single_view

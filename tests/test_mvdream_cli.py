@@ -15,7 +15,8 @@ from threed import pictures
 from threed.cli import main
 from threed.distill.sds import SDS
 from threed.multi_view import multi_view
-from threed.recipes import RECIPES, AssetSettings
+from threed.recipe import AssetSettings
+from threed.recipes import RECIPES
 from threed.single_view import PAPERS, single_view
 
 DREAM = ["text", "a barrel", "--recipe", "mvdream"]

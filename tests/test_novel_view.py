@@ -36,7 +36,8 @@ from threed.distill.sds import SDS
 from threed.distill.vsd import lesson
 from threed.novel_view import novel_view as recipe_under
 from threed.novel_view import remark
-from threed.recipes import RECIPES, AssetSettings
+from threed.recipe import AssetSettings
+from threed.recipes import RECIPES
 from threed.renderers.camera import Cameras, orbit
 from threed.single_view import PAPERS
 from threed.viewpoint import Viewpoint

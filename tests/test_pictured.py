@@ -30,7 +30,8 @@ from threed.distill.start import Start, StartConfig, cut, volume_of
 from threed.errors import Failure
 from threed.exporters.unwrap import unwrap
 from threed.photograph import Photograph
-from threed.recipes import RECIPES, AssetSettings
+from threed.recipe import AssetSettings
+from threed.recipes import RECIPES
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh

@@ -30,7 +30,7 @@ from threed.exporters import export
 from threed.nerf import NeRFConfig
 from threed.pictures import agreement
 from threed.pipeline import text_to_3d, warn
-from threed.recipes import AssetSettings, Recipe, Stage
+from threed.recipe import AssetSettings, Recipe, Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset

@@ -12,7 +12,8 @@ from threed import train
 from threed.distill.anneal import Anneal
 from threed.errors import Failure
 from threed.nerf import NeRF
-from threed.recipes import RECIPES, Recipe, Reference, Stage, distilled
+from threed.recipe import Recipe, Reference, Stage, distilled
+from threed.recipes import RECIPES
 from threed.reference import Target, belief, facing, outline, photometric, reference_terms, relative_depth
 from threed.renderers import surface
 from threed.renderers.camera import orbit

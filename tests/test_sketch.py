@@ -17,7 +17,7 @@ from threed.exporters import export
 from threed.exporters.clean import winding_number
 from threed.pictures import agreement
 from threed.pipeline import begun
-from threed.recipes import Terms
+from threed.recipe import Terms
 from threed.renderers.camera import orbit
 from threed.renderers.voxels import voxelise
 from threed.sketch import LEAST, REACH, SOME, Sketch, held

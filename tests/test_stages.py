@@ -19,7 +19,7 @@ from threed.overpaint import Overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig, scattered
 from threed.pictures import agreement
 from threed.pipeline import begun
-from threed.recipes import Stage, Terms
+from threed.recipe import Stage, Terms
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.mesh import Material

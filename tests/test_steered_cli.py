@@ -21,7 +21,8 @@ from threed.distill.hub.instruct import Original
 from threed.distill.hub.known import CONTROLS
 from threed.edit_cli import Edit, as_text
 from threed.exporters import glb
-from threed.recipes import RECIPES, AssetSettings
+from threed.recipe import AssetSettings
+from threed.recipes import RECIPES
 from threed.renderers import surface
 from threed.run import Control
 from threed.single_view import PAPERS

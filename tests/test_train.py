@@ -17,7 +17,8 @@ from threed.distill.sds import SDS
 from threed.errors import Failure
 from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.nerf import NeRF, NeRFConfig
-from threed.recipes import RECIPES, Recipe, Stage, Terms
+from threed.recipe import Recipe, Stage, Terms
+from threed.recipes import RECIPES
 from threed.regularizers import orientation, z_variance
 from threed.renderers.camera import orbit
 from threed.renderers.ops import HashGrid

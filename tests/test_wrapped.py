@@ -24,7 +24,7 @@ from threed.distill.prior import Pictures, guide
 from threed.distill.sds import SDS
 from threed.nerf import NeRFConfig
 from threed.pictures import agreement
-from threed.recipes import AssetSettings, Recipe, Stage
+from threed.recipe import AssetSettings, Recipe, Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
 from threed.renderers.ops import HashGrid

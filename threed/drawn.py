@@ -26,7 +26,7 @@ from threed.distill.sample import FIRST, ddim
 from threed.errors import Failure
 from threed.hull import pixels_away, projected
 from threed.pictures import png, sheet
-from threed.recipes import Drawn
+from threed.recipe import Drawn
 from threed.reference import Target, belief
 from threed.renderers.camera import Cameras, joined
 from threed.renderers.projection import Projection

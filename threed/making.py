@@ -19,7 +19,7 @@ from threed.priors import for_prior
 if TYPE_CHECKING:
     from threed.cli import Text
     from threed.image_cli import Picture
-    from threed.recipes import Recipe
+    from threed.recipe import Recipe
     from threed.run import Request, Run
 
 
@@ -93,7 +93,7 @@ def with_asset(recipe: Recipe, asked: Text | Picture) -> Recipe:
 
 def with_flags(recipe: Recipe, asked: Text | Picture) -> Recipe:
     """The recipe, with the flags that were given in place of its own values. Raises Mistake."""
-    from threed.recipes import DISTILS
+    from threed.recipe import DISTILS
 
     recipe = with_asset(for_prior(recipe, asked), asked)
     recipe = replace(recipe, start=asked.start or recipe.start)
@@ -131,7 +131,7 @@ def under(
     """The recipe with another loss, guidance scale, number of particles or wording. Raises Mistake."""
     from threed.distill.losses import LOSSES
     from threed.distill.worded import Wording
-    from threed.recipes import distilled
+    from threed.recipe import distilled
 
     if loss is not None and loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
@@ -173,7 +173,7 @@ def check_start(request: Request) -> None:
     from threed.distill.folder import located
     from threed.nerf import NeRFConfig
     from threed.paint import PaintedConfig
-    from threed.recipes import STARTS
+    from threed.recipe import STARTS
     from threed.renderers.read import SUFFIXES
 
     name, stages = request.recipe.start, request.recipe.stages

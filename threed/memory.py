@@ -29,7 +29,7 @@ from threed.distill.hub.checkpoint import Checkpoint, found, is_checkpoint, weig
 from threed.distill.hub.text_to_image import Autoencoder, precision
 from threed.distill.losses import LEARNING
 from threed.errors import Mistake
-from threed.recipes import Recipe, Stage
+from threed.recipe import Recipe, Stage
 from threed.run import Thrift
 
 CONTEXT = 0.6e9  # bytes: what CUDA holds for itself, or a program without its networks

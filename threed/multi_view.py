@@ -13,7 +13,7 @@ from dataclasses import replace
 from threed.distill.anneal import Anneal
 from threed.distill.rig import Rig
 from threed.distill.sds import SDS
-from threed.recipes import Recipe, Stage
+from threed.recipe import Recipe, Stage
 from threed.single_view import single_view
 from threed.views import Views
 from threed.views_first import views_first

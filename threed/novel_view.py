@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from threed.recipes import Recipe, Reference, Stage
+from threed.recipe import Recipe, Reference, Stage
 from threed.single_view import single_view
 from threed.viewpoint import Viewpoint
 from threed.views import Views

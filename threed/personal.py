@@ -26,7 +26,7 @@ from threed.distill.sample import ddim
 from threed.distill.word import Word, spoken
 from threed.errors import Failure
 from threed.priors import hear
-from threed.recipes import Stage
+from threed.recipe import Stage
 from threed.reference import Target
 from threed.run import Request, Run
 from threed.train import CHECKPOINT_EVERY, background, seeded

@@ -35,7 +35,7 @@ from threed.overpaint import overpaint
 from threed.paint import Paint, PaintConfig, Painted, PaintedConfig
 from threed.particles import Particles, check_room
 from threed.priors import load
-from threed.recipes import STARTS, AssetSettings, Stage
+from threed.recipe import STARTS, AssetSettings, Stage
 from threed.reference import Target
 from threed.renderers import surface
 from threed.renderers.camera import orbit

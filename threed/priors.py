@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from threed.distill.personal import Learns
     from threed.distill.prior import Prior
     from threed.image_cli import Picture
-    from threed.recipes import Recipe
+    from threed.recipe import Recipe
     from threed.run import Control, Request
 
 
@@ -177,7 +177,7 @@ def check_checkpoint(request: Request) -> None:
     from threed.distill.folder import UnreadablePrior
     from threed.distill.hub import controlnet
     from threed.distill.hub.checkpoint import found, verify
-    from threed.recipes import STARTS
+    from threed.recipe import STARTS
 
     try:
         base = found(request.prior, request.lora)

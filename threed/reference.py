@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from threed.recipes import Reference
+from threed.recipe import Reference
 from threed.renderers.camera import Cameras
 from threed.renderers.volume import Render
 

@@ -20,7 +20,7 @@ from threed import __version__, checkpoint, disk
 from threed.distill.control import ControlKind
 from threed.errors import Mistake
 from threed.log import Log
-from threed.recipes import Recipe
+from threed.recipe import Recipe
 
 FILES = (
     "recipe.json",

@@ -19,7 +19,7 @@ from threed.distill.sjc import SJC
 from threed.distill.vsd import BSD, VSD
 from threed.distill.worded import Wording
 from threed.errors import Mistake
-from threed.recipes import DISTILS, Recipe, Stage
+from threed.recipe import DISTILS, Recipe, Stage
 from threed.views import Views
 
 LEARNS = Learns(Inversion(), DreamBooth())

@@ -18,7 +18,7 @@ from threed.distill.score import Learned, Shown
 from threed.errors import Failure
 from threed.mesh_regularizers import laplacian, normal_consistency
 from threed.pictures import png, sheet
-from threed.recipes import Stage, Terms
+from threed.recipe import Stage, Terms
 from threed.reference import Target, reference_terms
 from threed.regularizers import eikonal, opacity, orientation, sparsity, z_variance
 from threed.renderers.camera import Cameras, joined

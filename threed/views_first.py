@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from threed.distill.sample import FIRST
-from threed.recipes import Recipe, Stage
+from threed.recipe import Recipe, Stage
 
 RESOLUTION, FIT = 256, 400  # pixels a side of what is fitted, and steps
 
