@@ -81,7 +81,7 @@ def test_a_guided_step_is_the_pipelines(made, negative):
     z_t, t = z_t[:1, :4], torch.tensor([float(timestep) / 1000])
     found = guide(prior, z_t, t, prior.conditions("make it golden", negative, told), TEXT)
     guided = bare + TEXT * (positive - picture) + PICTURE * (picture - bare)
-    own = prediction_from(prior.prior.predicts, guided, z_t, *prior.alpha_sigma(t))
+    own = prediction_from(prior.base.predicts, guided, z_t, *prior.alpha_sigma(t))
     close(found.noise, own.noise)
     for other in (picture, bare, bare + TEXT * (positive - bare)):  # no guidance, no picture, one scale
         assert (guided - other).abs().max() > 0.01

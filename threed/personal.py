@@ -48,9 +48,9 @@ def acquainted(prior: Prior, target: Target, request: Request, run: Run) -> tupl
     learns = request.recipe.learns
     assert learns
     if isinstance(prior, Steered):  # by a scene that is not there yet
-        inner, told = acquainted(prior.prior, target, request, run)
+        inner, told = acquainted(prior.base, target, request, run)
         assert isinstance(inner, TextToImage)
-        return replace(prior, prior=inner), told
+        return replace(prior, base=inner), told
     if not isinstance(prior, Teachable):
         raise ValueError(f"a {type(prior).__name__} hears no words, and cannot learn one; leave --learn out")
     told = replace(request, prompt=spoken(request.prompt, learns.vectors))

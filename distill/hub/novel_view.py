@@ -19,7 +19,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,14 +32,11 @@ from threed.distill.conditions import before
 from threed.distill.embedded import Reference
 from threed.distill.folder import UnreadablePrior, readable
 from threed.distill.hub import components, text_to_image
+from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import OWN, Checkpoint, header, weight_files
 from threed.distill.hub.families import Words
-from threed.distill.hub.text_to_image import TextToImage
-from threed.distill.prior import Conditions, Pictures, Prediction, Prompt, from_pixels
+from threed.distill.prior import Conditions, Pictures, Prompt, from_pixels
 from threed.renderers.camera import Cameras
-
-if TYPE_CHECKING:
-    from threed.distill.adapter import LoRA
 
 PIXELS = 256  # a side of the pictures of all that was trained so far; some configurations have Stable Diffusion's 512
 DISTANCE = 1.85  # the middle of those that were trained, 1.5 to 2.2
@@ -57,10 +54,9 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class NovelView:
+class NovelView(Around):
     """Such a checkpoint as a prior; make one with `load`, and show it a picture before it is asked for conditions."""
 
-    base: TextToImage  # network, autoencoder and schedule
     weight: Float[Tensor, "K N"]  # of the linear map, from what CLIP says and the camera
     bias: Float[Tensor, "K"]
     stable: bool
@@ -70,24 +66,6 @@ class NovelView:
     @property
     def name(self) -> str:
         return "Stable-Zero123" if self.stable else "Zero-1-to-3"
-
-    @property
-    def network(self) -> Any:
-        return self.base.network
-
-    @property
-    def image_size(self) -> int:
-        return self.base.image_size
-
-    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-        return self.base.alpha_sigma(t)
-
-    def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
-        """Raises ValueError for pictures that are not square."""
-        return self.base.encode(image)
-
-    def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
-        return self.base.decode(latents)
 
     @torch.no_grad()
     def shown(self, reference: Reference) -> NovelView:
@@ -112,22 +90,6 @@ class NovelView:
         reference = seen.latents.expand(len(camera), -1, -1, -1)
         told: Words = {"context": context.to(self.network.dtype), "reference": reference.to(self.network.dtype)}
         return Conditions(told, {name: torch.zeros_like(each) for name, each in told.items()})
-
-    @torch.no_grad()
-    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words) -> Prediction:
-        return self.answer(self.network, z_t, t, condition)
-
-    def answer(
-        self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words
-    ) -> Prediction:
-        """What this network or a changed one believes; differentiable."""
-        return self.base.answer(network, z_t, t, condition)
-
-    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
-        """One that says what this prior says until it is trained; see `distill.vsd`."""
-        from threed.distill.adapter import LoRA
-
-        return LoRA(self, rank, rate, seed)
 
 
 def camera_features(cameras: Cameras, seen: Cameras, stable: bool) -> Float[Tensor, "P 4"]:

@@ -7,18 +7,16 @@ lets the checkpoint's network, or an adapted one, see it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threed.distill.hub.around import Around
 from threed.distill.hub.families import Words
 from threed.distill.hub.text_to_image import TextToImage
 from threed.distill.prior import Conditions, Pictures, Prediction, Prompt
-
-if TYPE_CHECKING:
-    from threed.distill.adapter import LoRA
 
 SHOWN = "shown"
 
@@ -35,53 +33,25 @@ class Sight(Protocol):
 
 
 @dataclass(frozen=True)
-class Steered:
+class Steered(Around):
     """A prior that is shown something, and is otherwise the one it holds."""
 
-    prior: TextToImage
     sight: Sight
 
     @property
-    def image_size(self) -> int:
-        return self.prior.image_size
-
-    @property
     def kinds(self) -> tuple[str, ...]:
-        return self.prior.kinds
-
-    @property
-    def network(self) -> Any:
-        return self.prior.network
-
-    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-        return self.prior.alpha_sigma(t)
-
-    def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
-        return self.prior.encode(image)
-
-    def decode(self, latents: Float[Tensor, "P C h w"]) -> Float[Tensor, "P H W 3"]:
-        return self.prior.decode(latents)
+        return self.base.kinds
 
     @torch.no_grad()
     def conditions(self, prompt: Prompt, negative: str, pictures: Pictures) -> Conditions:
         """Raises ValueError as the prior does, and for pictures that do not say what they are of."""
-        return self.sight.conditions(self.prior, pictures, self.prior.conditions(prompt, negative, pictures))
-
-    @torch.no_grad()
-    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words) -> Prediction:
-        return self.answer(self.network, z_t, t, condition)
+        return self.sight.conditions(self.base, pictures, self.base.conditions(prompt, negative, pictures))
 
     def answer(
         self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words
     ) -> Prediction:
         """What this network or a changed one believes; differentiable."""
-        return self.prior.answer(self.sight.seeing(network, condition[SHOWN]), z_t, t, condition)
-
-    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
-        """One that is shown the same, and says what this prior says until it is trained."""
-        from threed.distill.adapter import LoRA
-
-        return LoRA(self, rank, rate, seed)
+        return self.base.answer(self.sight.seeing(network, condition[SHOWN]), z_t, t, condition)
 
 
 def showing(told: Conditions, shown: Tensor) -> Conditions:

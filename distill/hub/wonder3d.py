@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,16 +23,13 @@ from torch import Tensor
 from threed.distill.embedded import Reference
 from threed.distill.folder import readable
 from threed.distill.hub import components, text_to_image
+from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.families import Words
 from threed.distill.hub.novel_view import agreed, in_front_of, pixel_values
-from threed.distill.hub.text_to_image import TextToImage
-from threed.distill.prior import Conditions, Pictures, Prediction, Prompt
+from threed.distill.prior import Conditions, Pictures, Prompt
 from threed.distill.rig import Rig
 from threed.renderers.camera import Cameras
-
-if TYPE_CHECKING:
-    from threed.distill.adapter import LoRA
 
 PIXELS = 256  # a side
 RIG = Rig((0.0, 45.0, 90.0, 180.0, -90.0, -45.0), (0.0,) * 6, fov=5.0, level=True)
@@ -52,10 +49,9 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Wonder3D:
+class Wonder3D(Around):
     """Such a checkpoint as a prior; make one with `load`, and show it a picture before it is asked for conditions."""
 
-    base: TextToImage  # network, autoencoder and schedule
     background: float = field(default=GREY, init=False)
     seen: Seen | None = field(default=None, repr=False)
     rig: Rig = field(default=RIG, init=False)
@@ -64,17 +60,6 @@ class Wonder3D:
     @property
     def name(self) -> str:
         return "Wonder3D"
-
-    @property
-    def network(self) -> Any:
-        return self.base.network
-
-    @property
-    def image_size(self) -> int:
-        return self.base.image_size
-
-    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-        return self.base.alpha_sigma(t)
 
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
         """Twelve pictures are a group, the last six its normals. Raises ValueError for pictures that are not square."""
@@ -117,22 +102,6 @@ class Wonder3D:
         }
         camera = {"camera": torch.cat([labels(kind) for kind in pictures.kinds]).to(told["context"])}
         return Conditions(told | camera, {name: torch.zeros_like(each) for name, each in told.items()} | camera)
-
-    @torch.no_grad()
-    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words) -> Prediction:
-        return self.answer(self.network, z_t, t, condition)
-
-    def answer(
-        self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words
-    ) -> Prediction:
-        """What this network or a changed one believes; differentiable."""
-        return self.base.answer(network, z_t, t, condition)
-
-    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
-        """One that says what this prior says until it is trained; see `distill.vsd`."""
-        from threed.distill.adapter import LoRA
-
-        return LoRA(self, rank, rate, seed)
 
 
 def own_to_front() -> Float[Tensor, "6 3 3"]:

@@ -21,7 +21,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,17 +30,15 @@ from torch import Tensor
 from threed.distill.embedded import Reference
 from threed.distill.folder import readable
 from threed.distill.hub import components, text_to_image
+from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.families import Words
 from threed.distill.hub.novel_view import agreed, in_front_of, pixel_values
 from threed.distill.hub.reference_attention import ReferenceAttention
-from threed.distill.hub.text_to_image import TextToImage, sized
+from threed.distill.hub.text_to_image import sized
 from threed.distill.prior import Conditions, Pictures, Prediction, Prompt, from_pixels, pixels
 from threed.distill.rig import Rig
 from threed.renderers.camera import Cameras
-
-if TYPE_CHECKING:
-    from threed.distill.adapter import LoRA
 
 PIXELS = 320  # a side of a view
 ROWS, COLUMNS = 3, 2
@@ -64,10 +62,9 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Zero123Plus:
+class Zero123Plus(Around):
     """Such a checkpoint as a prior; make one with `load`, and show it a picture before it is asked for conditions."""
 
-    base: TextToImage  # network, text encoder, schedule, and the autoencoder with the shift and scale of above
     ramp: Float[Tensor, "tokens 1"]
     rig: Rig
     background: float = GREY
@@ -77,17 +74,6 @@ class Zero123Plus:
     @property
     def name(self) -> str:
         return f"Zero123++ {'1.1' if self.rig == FIRST else '1.2'}"
-
-    @property
-    def network(self) -> Any:
-        return self.base.network
-
-    @property
-    def image_size(self) -> int:
-        return self.base.image_size
-
-    def alpha_sigma(self, t: Float[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-        return self.base.alpha_sigma(t)
 
     def encode(self, image: Float[Tensor, "P H W 3"]) -> Float[Tensor, "P C h w"]:
         """As tiles; as many as make none one by one. Raises ValueError for pictures that are not square."""
@@ -136,15 +122,13 @@ class Zero123Plus:
 
         return Conditions(words(told, seen.latents), words(silent, seen.background))
 
-    @torch.no_grad()
-    def denoise(self, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words) -> Prediction:
-        """Raises ValueError for no full tile."""
-        return self.answer(self.network, z_t, t, condition)
-
     def answer(
         self, network: Any, z_t: Float[Tensor, "P C h w"], t: Float[Tensor, "P"], condition: Words
     ) -> Prediction:
-        """What this network or a changed one believes; differentiable. The views of a tile have one time."""
+        """What this network or a changed one believes; differentiable. The views of a tile have one time.
+
+        Raises ValueError for no full tile.
+        """
         tiles, t = tiled(z_t), t[::VIEWS]
         noised = self.noised(condition["reference"].to(z_t), t)
         found = self.base.answer(network, tiles, t, condition | {"reference": noised})
@@ -156,12 +140,6 @@ class Zero123Plus:
         generator = torch.Generator().manual_seed(round(1e6 * float(t[0])))
         noise = torch.randn(latents.shape[1:], generator=generator).to(latents)
         return alpha * latents + sigma * noise
-
-    def adapter(self, rank: int, rate: float, seed: int) -> LoRA:
-        """One that says what this prior says until it is trained; see `distill.vsd`."""
-        from threed.distill.adapter import LoRA
-
-        return LoRA(self, rank, rate, seed)
 
 
 def tiled(views: Float[Tensor, "P C h w"]) -> Float[Tensor, "G C H W"]:
