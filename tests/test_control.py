@@ -156,11 +156,8 @@ def pictures(count=1, kinds=("albedo",)):
     return Pictures(cameras, kinds, torch.ones(3), lambda size: surface.render(ball(), cameras, size, size, 1))
 
 
-@pytest.mark.parametrize("name", ["sd", "xl"])
-@pytest.mark.parametrize("kind", ["depth", "normal"])
-def test_a_guided_step_is_the_pipelines(checkpoints, name, kind):
+def one_guided_step(pipeline, prior, load, kind, strength_called):
     """One step of diffusers' own pipeline from the same noise, with the same map, is our guided prediction."""
-    pipeline, prior, load = checkpoints[name]
     noise, scale, strength, size = normal(1, 4, 8, 8, seed=2), 3.0, 0.7, prior.image_size
     told = pictures()
     drawn = {"depth": depth_map, "normal": normal_map}[kind](told.scene(size), told.cameras).movedim(-1, 1)
@@ -173,7 +170,7 @@ def test_a_guided_step_is_the_pipelines(checkpoints, name, kind):
             height=size,
             width=size,
             guidance_scale=scale,
-            controlnet_conditioning_scale=strength,
+            **{strength_called: strength},
             latents=noise,
             num_inference_steps=2,
             output_type="latent",
@@ -189,6 +186,12 @@ def test_a_guided_step_is_the_pipelines(checkpoints, name, kind):
     close(found.noise, own.noise, atol=2e-4)
     alone = guide(prior, z_t, t, prior.conditions("a barrel", "", told), scale)
     assert (found.noise - alone.noise).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+@pytest.mark.parametrize("kind", ["depth", "normal"])
+def test_a_guided_step_is_the_pipelines(checkpoints, name, kind):
+    one_guided_step(*checkpoints[name], kind, "controlnet_conditioning_scale")
 
 
 @pytest.fixture(scope="module")
@@ -216,35 +219,7 @@ def adapted(checkpoints, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["sd", "xl"])
 def test_a_guided_step_is_that_of_the_pipelines_with_an_adapter(adapted, name):
-    pipeline, prior, load = adapted[name]
-    noise, scale, strength, size = normal(1, 4, 8, 8, seed=2), 3.0, 0.7, prior.image_size
-    told = pictures()
-    drawn = depth_map(told.scene(size), told.cameras).movedim(-1, 1)
-    asked = []
-    hook = pipeline.unet.register_forward_hook(lambda _, args, out: asked.append((*args, out[0])))
-    try:
-        pipeline(
-            "a barrel",
-            image=drawn,
-            height=size,
-            width=size,
-            guidance_scale=scale,
-            adapter_conditioning_scale=strength,
-            latents=noise,
-            num_inference_steps=2,
-            output_type="latent",
-        )
-    finally:
-        hook.remove()
-    (z_t, timestep, output) = asked[0]
-    null, positive = output.chunk(2)
-    z_t, t = z_t[:1], torch.tensor([float(timestep) / 1000])
-    steered = Steered(prior, load(kind="depth", strength=strength))
-    found = guide(steered, z_t, t, steered.conditions("a barrel", "", told), scale)
-    own = prediction_from(prior.predicts, null + scale * (positive - null), z_t, *prior.alpha_sigma(t))
-    close(found.noise, own.noise, atol=2e-4)
-    alone = guide(prior, z_t, t, prior.conditions("a barrel", "", told), scale)
-    assert (found.noise - alone.noise).abs().max() > 0.1
+    one_guided_step(*adapted[name], "depth", "adapter_conditioning_scale")
 
 
 def test_a_grey_adapter_sees_one_channel_of_the_map(checkpoints):

@@ -349,7 +349,7 @@ def test_a_checkpoint_learns(families, tmp_path, name):
     before = {part: value.clone() for part, value in prior.network.state_dict().items()}
     with Run.create(tmp_path / "run", asked) as run:
         taught, told = acquainted(Steered(prior, Blind()) if name == "sd" else prior, target(), asked, run)
-    taught = taught.prior if name == "sd" else taught
+    taught = taught.base if name == "sd" else taught
     words = [*recipe.wording.told(told.prompt), told.prompt, "", *recipe.wording.told("a ball")[-2:]]
     assert {*words} <= {*taught.reader.said}
     shown, first = Shown.of(target(), told), prior.knowing(prior.beginning("a ball", recipe.learns.vectors))
