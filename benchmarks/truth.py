@@ -145,7 +145,12 @@ def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[d
             recipe = replace(recipe, start=str(start))
         elif recipe.drawn:
             recipe = replace(recipe, start="sphere", drawn=replace(recipe.drawn, first=FIRST))
-        return made(truth, Request(truth.name, recipe, seed=seed, prior="view oracle"), std, Path(folder) / "run")
+        return made(
+            truth,
+            Request(truth.name, recipe, seed=seed, prior="view oracle", negative=recipe.negative),
+            std,
+            Path(folder) / "run",
+        )
 
 
 def made(truth: Asset, request: Request, std: float, folder: Path) -> tuple[dict[str, Any], Asset]:

@@ -25,6 +25,8 @@ def denoise(mesh: Mesh, sigma: float = 0.35) -> Mesh:
 
     sigma: the length of the difference of two unit normals that still count as the same; an edge of a right angle has
     1.41. Filtering reaches some 25 triangles far, so that triangles should be of even size, and a twentieth of a lump.
+    What is round stays so where normals differ by less than sigma from one triangle to the next, and becomes flat parts
+    with edges where they differ by more (Perona and Malik 1990, section V, of such diffusion).
     Returns the mesh as it came where it has no volume, or would lose what it has.
     """
     if not mesh.volume > 0:

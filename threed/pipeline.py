@@ -51,7 +51,7 @@ from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
 from threed.train import Scene, fit, seeded
 
-EVENED_FACES = 8000  # triangles of the surface that is evened: those of finer ones would not reach across a lump
+EVENED_FACES = 16000  # triangles of the surface that is evened: of fewer, tubes become prisms; of more, lumps stay
 Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
 
 

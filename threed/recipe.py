@@ -115,7 +115,7 @@ class AssetSettings:
     height: float = 1.0  # metres
     grid: int = 128  # cells a side of the isosurface
     smoothing: int = 10  # Taubin iterations
-    evening: float = 0.15  # how much normals may differ and still be made one, see exporters.denoise; 0 leaves lumps
+    evening: float = 0.2  # how much normals may differ and still be made one, see exporters.denoise; 0 leaves lumps
 
 
 @dataclass(frozen=True)
