@@ -27,13 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
+from oracle import oracle
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from threed.distill.gaussian import ViewOracle
-from threed.distill.losses import LEARNING
-from threed.distill.prior import Pictures
 from threed.distill.sample import FIRST
 from threed.exporters import export
 from threed.machine import set_threads
@@ -43,8 +40,7 @@ from threed.pipeline import shaped, solidify, text_to_3d
 from threed.recipe import Recipe, Stage
 from threed.recipes import RECIPES
 from threed.renderers import surface
-from threed.renderers.camera import Cameras, orbit
-from threed.renderers.light import studio
+from threed.renderers.camera import orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised, read
 from threed.run import Request, Run
@@ -57,9 +53,8 @@ EVERY = RESULTS / "truth-recipes.json"
 
 
 def led(recipe: Recipe) -> bool:
-    """Whether an oracle can lead it: it reads no negative prompts, there is no adapter of it, and it wants colours."""
-    learns = any(isinstance(stage.loss, LEARNING) for stage in recipe.stages)
-    return bool(recipe.stages) and not recipe.negative and not learns and recipe.name != "resculpt"
+    """Whether an oracle can lead it, which wants colours."""
+    return bool(recipe.stages) and recipe.name != "resculpt"
 
 
 FROM_NOTHING = [r.name for r in RECIPES.values() if led(r) and (r.start == "sphere" or r.drawn)]
@@ -126,16 +121,6 @@ def chair() -> Asset:
 SOLIDS: dict[str, Callable[[], Asset]] = {make.__name__: make for make in (barrel, box, torus, chair)}
 
 
-def oracle(truth: Asset, size: int, std: float, lamp: bool = False) -> ViewOracle:
-    """A prior that knows `truth` from every side, for pictures of `size` pixels, and the lamp of a finish."""
-
-    def picture(cameras: Cameras, kinds: tuple[str, ...], background: Tensor, size: int) -> Tensor:
-        light = studio(cameras.azimuth[0]) if lamp else None
-        return Pictures(cameras, kinds, background).of(surface.render(truth, cameras, size, size, light=light))
-
-    return ViewOracle(picture, std, size)
-
-
 def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[dict[str, Any], Asset]:
     """Figures of one solid, and the asset that came out."""
     with tempfile.TemporaryDirectory() as folder:
@@ -145,12 +130,8 @@ def measured(truth: Asset, recipe: Recipe, std: float, seed: int = 0) -> tuple[d
             recipe = replace(recipe, start=str(start))
         elif recipe.drawn:
             recipe = replace(recipe, start="sphere", drawn=replace(recipe.drawn, first=FIRST))
-        return made(
-            truth,
-            Request(truth.name, recipe, seed=seed, prior="view oracle", negative=recipe.negative),
-            std,
-            Path(folder) / "run",
-        )
+        request = Request(truth.name, recipe, seed=seed, prior="view oracle", negative=recipe.negative)
+        return made(truth, request, std, Path(folder) / "run")
 
 
 def made(truth: Asset, request: Request, std: float, folder: Path) -> tuple[dict[str, Any], Asset]:
