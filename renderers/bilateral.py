@@ -26,9 +26,10 @@ def bilateral(
     """
     entries = weights.tocoo()
     for _ in range(iterations):
-        unlike = ((values[entries.row] - values[entries.col]) ** 2).sum(1)
+        apart = values[entries.row] - values[entries.col]
+        unlike = np.einsum("nc,nc->n", apart, apart)  # several times as quick as a sum
         weight = entries.data * np.exp(-unlike / (2 * sigma**2))
-        total = coo_array((weight, (entries.row, entries.col)), shape=weights.shape).tocsr() @ values
+        total = csr_array((weight, weights.indices, weights.indptr), shape=weights.shape) @ values
         size = np.linalg.norm(total, axis=1) if unit else np.bincount(entries.row, weight, len(values))
         values = np.where(size[:, None] > 1e-12, total / np.maximum(size, 1e-12)[:, None], values)
     return values
