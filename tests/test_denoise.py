@@ -7,8 +7,6 @@ import trimesh
 from scipy.sparse import csr_array
 
 from threed.exporters.denoise import denoise
-from threed.pipeline import evened
-from threed.recipe import AssetSettings
 from threed.renderers.bilateral import bilateral, touching, within
 from threed.renderers.mesh import Mesh
 
@@ -102,14 +100,3 @@ def test_what_would_not_survive_is_left_alone():
     """Of a surface without volume nothing is asked."""
     flat = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2], [0, 2, 1]]))
     assert denoise(flat) is flat
-
-
-def test_a_tube_stays_round_at_the_defaults():
-    """8,000 triangles and a sigma of 0.15 would make a prism of it, whose normals are 5.4 degrees off."""
-    rough = lumpy(meshed(trimesh.creation.torus(0.7, 0.27, major_sections=160, minor_sections=80)), 0.004)
-    found = evened(rough, AssetSettings())
-    middle = found.vertices[found.faces].mean(1)
-    around = torch.nn.functional.normalize(middle * torch.tensor([1.0, 1, 0]), dim=-1) * 0.7
-    out = torch.nn.functional.normalize(middle - around, dim=-1)
-    off = torch.rad2deg((found.face_normals * out).sum(-1).clamp(-1, 1).acos())
-    assert off.mean() < 2.5

@@ -21,6 +21,7 @@ from threed.cutout import Cutout
 from threed.distill import angles, embedded, lift, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
+from threed.even import evened_voxels
 from threed.hull import Carving, Sight
 from threed.kept import kept
 from threed.renderers.voxels import Voxels
@@ -61,7 +62,7 @@ def carved(
             coarse, sight, seen = begun(words, small, cutout, elevation, fov)
             hull = sight.hull(len(coarse.distance))
             coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
-            fine = smoothed(upsampled(flattened(coarse), words.prior))
+            fine = evened_voxels(smoothed(upsampled(flattened(coarse), words.prior)))
             hull = sight.hull(len(fine.distance))
             fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
             seen = placed(coloured(fine), cutout, seen)

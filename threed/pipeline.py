@@ -20,10 +20,10 @@ from threed.distill.start import untaught
 from threed.distill.worded import Worded
 from threed.drawn import Outlines, views_of
 from threed.errors import Failure, Mistake
+from threed.even import evened
 from threed.exporters import export, place
 from threed.exporters.bake import Look, bake_material
 from threed.exporters.clean import clean
-from threed.exporters.denoise import denoise
 from threed.exporters.report import measure, verify
 from threed.exporters.simplify import simplify
 from threed.exporters.unwrap import has_room, unwrap
@@ -51,7 +51,6 @@ from threed.start import VoxelField, begin, imitate
 from threed.tets import TetScene
 from threed.train import Scene, fit, seeded
 
-EVENED_FACES = 16000  # triangles of the surface that is evened: of fewer, tubes become prisms; of more, lumps stay
 Shape = VoxelField | NeRF | SDF | Solid | Painted  # whatever can be seen, and made an asset of
 
 
@@ -242,15 +241,8 @@ def laid_out(shape: Shape, wanted: AssetSettings) -> tuple[Mesh, Tensor, Tensor]
     elif isinstance(shape, Solid):
         mesh = simplify(clean(shape.surface(), smoothing=0), wanted.faces)
     else:
-        mesh = evened(extract(shape, wanted.grid, wanted.smoothing), wanted)
+        mesh = evened(extract(shape, wanted.grid, wanted.smoothing), wanted.faces, wanted.evening)
     return mesh, *unwrap(mesh, wanted.texture_size)
-
-
-def evened(mesh: Mesh, wanted: AssetSettings) -> Mesh:
-    """Fewer triangles, and even parts with edges between them where lumps were."""
-    if not wanted.evening:
-        return simplify(mesh, wanted.faces)
-    return simplify(denoise(simplify(mesh, EVENED_FACES), wanted.evening), wanted.faces)
 
 
 def look_of(shape: Shape) -> Callable[[Tensor, Tensor], Look]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from threed import even
 from threed.distill.anneal import Anneal
 from threed.distill.losses import LEARNING, NEGATIVE, instead
 from threed.distill.personal import Learns
@@ -115,7 +116,7 @@ class AssetSettings:
     height: float = 1.0  # metres
     grid: int = 128  # cells a side of the isosurface
     smoothing: int = 10  # Taubin iterations
-    evening: float = 0.2  # how much normals may differ and still be made one, see exporters.denoise; 0 leaves lumps
+    evening: float = even.SIGMA  # how much normals may differ and still be made one; 0 leaves lumps
 
 
 @dataclass(frozen=True)
