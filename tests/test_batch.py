@@ -211,12 +211,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             return [(job, Outcome(False, "no volume") if "bad" in job.name else work(job))]
 
     def make(job: Job, folder: Path) -> None:
-        from threed import cli
+        from threed import text_cli
         from threed.rows import Row
         from threed.run import Run
 
         asked = Row(job.line, job.cells, job.home).asked(folder, job.overwrite)
-        request = cli.checked(asked)
+        request = text_cli.checked(asked)
         with Run.create(folder, request, asked.resume, asked.overwrite) as run:
             for suffix in request.formats:
                 run.write(f"asset.{suffix}", b"mesh")

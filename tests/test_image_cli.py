@@ -117,7 +117,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         ),
         (
             ["chair.png", "--prior", "xyz"],
-            "unknown prior 'xyz'; it is neither a folder nor one of: embedded; see: threed prior list",
+            "unknown prior 'xyz'; it is neither embedded nor a folder with a prior.json; see: threed prior list",
         ),
         (
             ["chair.png", "--prompt", "very " * 30],
@@ -215,7 +215,10 @@ def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
+        (
+            "--loss csd",
+            "--loss needs a recipe that distils, and 'carved' does not; leave it out, or use --recipe zero123",
+        ),
         ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
         ("--learn word", "--learn is 'word', and recipe 'carved' distils nothing; use --recipe realfusion"),
         ("--recipe realfusion --learn words", "unknown lesson 'words'; did you mean 'word'?"),

@@ -590,7 +590,7 @@ def test_a_folder_belongs_to_one_process(assets, settings, tmp_path):
 
 def test_a_cache_that_cannot_be_written(assets, settings, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(Mistake, match=r"cannot write into '.*file' \(File exists\); choose another --cache"):
+    with pytest.raises(Mistake, match=r"cannot write into '.*file' \(Not a directory\); choose another --cache"):
         trained(assets, tmp_path / "prior", settings, cache=tmp_path / "file")
 
 
