@@ -272,10 +272,10 @@ def test_resume_and_overwrite(asked: list[Request], capsys: pytest.CaptureFixtur
     assert main(["text", BARREL]) == 0
     capsys.readouterr()
     assert main(["text", BARREL]) == 2
-    assert "already holds a run (recipe.json); continue it with --resume, replace it with" in capsys.readouterr().err
+    assert "already holds this run (recipe.json); continue it with --resume, replace it with" in capsys.readouterr().err
     assert main(["text", BARREL, "--resume"]) == 0
     assert main(["text", BARREL, "--resume", "--faces", "300"]) == 2
-    assert "recipe.asset.faces was 8000 and is 300 now; use the old value" in capsys.readouterr().err
+    assert "recipe.asset.faces was 8000 and is 300 now; choose another --output" in capsys.readouterr().err
     assert main(["text", BARREL, "--overwrite", "--faces", "300"]) == 0
     assert len(asked) == 3
 

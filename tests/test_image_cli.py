@@ -171,7 +171,7 @@ def test_resume_belongs_to_one_picture(asked: list[Request], capsys: pytest.Capt
     assert main(["image", "chair.png", "--resume"]) == 2
     err = capsys.readouterr().err
     assert "picture.fov was 40.0 and is 20.0 now" in err
-    assert re.search("picture.digest was '[0-9a-f]{64}' and is '[0-9a-f]{64}' now; use the old value, --overwrite", err)
+    assert re.search("picture.digest was '[0-9a-f]{64}' and is '[0-9a-f]{64}' now; choose another --output", err)
     assert main(["image", "chair.png", "--overwrite"]) == 0
 
 

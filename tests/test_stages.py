@@ -242,8 +242,11 @@ def test_the_command_line_edits_a_run_and_a_mesh(tmp_path):
     broken.write_bytes(b"glTF")
     for asked, message in (
         (Edit(mesh, "a box", change="size"), "unknown change 'size'"),
-        (Edit(tmp_path / "none.glb", "a box"), "is not a run folder or a mesh"),
-        (Edit(tmp_path / "empty", "a box"), "is not the folder of a finished run"),
+        (
+            Edit(tmp_path / "none.glb", "a box"),
+            "there is no mesh .*none.glb. to edit; name a run folder that is finished, or a mesh",
+        ),
+        (Edit(tmp_path / "empty", "a box"), "there is no mesh .*empty.asset.glb. to edit"),
         (Edit(tmp_path, "a box", output=tmp_path), "the run to be edited; choose another folder"),
         (Edit(broken, "a box"), "broken.glb"),
     ):

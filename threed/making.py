@@ -223,4 +223,4 @@ def summarise(run: Run) -> None:
         console.print(f"{path}  {path.stat().st_size / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
     took = "  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.log.seconds().items())
     memory = peak_memory()
-    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False)
+    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False, soft_wrap=True)
