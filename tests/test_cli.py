@@ -179,6 +179,10 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             "recipe 'latent-paint' paints a mesh, and --start is 'volume'; give it a mesh file",
         ),
         (
+            [BARREL, "--recipe", "repaint"],
+            "recipe 'repaint' begins with a mesh; give it one with --start, or use threed edit",
+        ),
+        (
             [BARREL, "--recipe", "sketch-shape"],
             "recipe 'sketch-shape' begins with a mesh; give it one with --start, or use threed edit",
         ),

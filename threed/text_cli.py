@@ -60,7 +60,7 @@ Recipes, as threed/recipes.py has them:
   instant3d        views first: six of the text, drawn together, and a surface fitted to them
   dreamfusion      score distillation from nothing, of a soft volume
   magic3d          that, and then of a surface
-  fantasia3d       a surface from a ball, by its normals alone; then its colours
+  fantasia3d       a surface from a ball, by its normals alone; then its material, under a light
   textmesh         score distillation of a signed distance
   latent-nerf      dreamfusion in the prior's own latents, which of the embedded prior are pixels; then in colours
   sketch-shape     that, held to the shape of a mesh far from its surface (--start MESH)
@@ -81,7 +81,7 @@ For example:
   threed text "a wooden barrel" --recipe dreamfusion --resume    # go on where a run was stopped
   threed text "a wooden barrel" --recipe dreamfusion --loss vsd --particles 2    # under another loss
   threed text "a bronze statue" --recipe refined --start statue.glb    # grow from a mesh
-  threed text "a stone castle" --recipe sketch-shape --start blocks.glb    # in the shape of one
+  threed text "a stone castle" --recipe sketch-shape --start blocks.glb    # in the shape of a mesh
 """
 
 
