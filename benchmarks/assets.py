@@ -26,7 +26,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from threed.cli import Text
 from threed.pictures import agreement, portraits, sheet
 from threed.recipes import RECIPES
 from threed.renderers import surface
@@ -34,6 +33,7 @@ from threed.renderers.camera import orbit
 from threed.renderers.read import normalised, read
 from threed.renderers.volume import Render
 from threed.run import slug
+from threed.text_cli import Text
 
 # Captions that at least three solid training assets share, of all kinds; chosen before the first was run.
 TWENTY = (

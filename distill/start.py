@@ -297,6 +297,8 @@ def shape(folder: Path) -> StartConfig:
 def untaught(prompt: str, folder: Path) -> list[str]:
     """The words of a prompt that the start in this folder was never told; none where it does not say what it was told.
 
+    A prompt without any letter, such as a picture character, is a word of its own.
+
     Raises UnreadablePrior for a list that cannot be read.
     """
     path = folder / "start" / "words.txt"
@@ -304,4 +306,5 @@ def untaught(prompt: str, folder: Path) -> list[str]:
         return []
     with readable(path):
         known = set(path.read_text(encoding="utf-8").split())
-    return [word for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", normalized(prompt)) if word not in known]
+    words = re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", normalized(prompt)) or [prompt]
+    return [word for word in words if word not in known]

@@ -80,7 +80,7 @@ def opened(path: Path | str) -> Document:
     """A mesh file as it is. Raises ValueError for one that is missing, unknown, too large or cannot be parsed."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"cannot read {str(path)!r}; use one of {list(SUFFIXES)}")
+        raise ValueError(f"cannot read {str(path)!r}; use one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}; check the path")
     if path.stat().st_size > MOST_BYTES:

@@ -211,12 +211,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             return [(job, Outcome(False, "no volume") if "bad" in job.name else work(job))]
 
     def make(job: Job, folder: Path) -> None:
-        from threed import cli
+        from threed import text_cli
         from threed.rows import Row
         from threed.run import Run
 
         asked = Row(job.line, job.cells, job.home).asked(folder, job.overwrite)
-        request = cli.checked(asked)
+        request = text_cli.checked(asked)
         with Run.create(folder, request, asked.resume, asked.overwrite) as run:
             for suffix in request.formats:
                 run.write(f"asset.{suffix}", b"mesh")
@@ -267,9 +267,7 @@ def test_a_changed_row_is_made_anew_only_when_told_so(quick: list[str], capsys: 
     Path("l.csv").write_text("prompt,name,seed\na barrel,x,1\na crate,y,0\n")
     quick.clear()
     assert main(["batch", "l.csv"]) == 2
-    assert (
-        "line 2: 'library/x' holds a checkpoint of another recipe: seed was 0 and is 1 now" in capsys.readouterr().err
-    )
+    assert "line 2: 'library/x' holds another run: seed was 0 and is 1 now" in capsys.readouterr().err
     assert quick == []
     assert main(["batch", "l.csv", "--overwrite"]) == 0
     assert quick == ["x"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from threed import __version__, cli, disk, doctor
+from threed import __version__, disk, doctor
 from threed.cli import main
 from threed.distill.losses import LOSSES
 from threed.distill.worded import Wording
@@ -24,6 +24,7 @@ from threed.exporters import ENCODERS
 from threed.recipe import FAULTS
 from threed.recipes import RECIPES
 from threed.run import Request, Run
+from threed.text_cli import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 BARREL = "a wooden barrel"
@@ -119,7 +120,10 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
     ("arguments", "message"),
     [
         (["  "], 'the prompt is empty; say what to make, for example: threed text "a wooden barrel"'),
-        (["very " * 30], "the prompt 'very very .*' takes 32 tokens of at most 16; shorten it"),
+        (["very " * 30], "the prompt '(very ){19}v \\.{3}' takes 32 tokens of at most 16; shorten it"),
+        (["x\udcff"], r"the prompt 'x\\udcff' is not UTF-8; type it anew, or check the locale \(LANG\)"),
+        ([BARREL, "--negative", "\udcff"], r"the negative '\\udcff' is not UTF-8; type it anew, or .*"),
+        ([BARREL, "--output", "x" * 256], "the file system takes no name as long as 'x{256}'; give a shorter one"),
         (
             [BARREL, "--negative", "very " * 30],
             "the --negative 'very very .*' takes 32 tokens of at most 16; shorten it",
@@ -129,7 +133,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--recipe", "xyz"], "unknown recipe 'xyz'; known: .*dreamfusion.*"),
         (
             [BARREL, "--prior", "embeded"],
-            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+            "unknown prior 'embeded'; it is neither embedded nor a folder with a prior.json; see: threed prior list",
         ),
         (
             [BARREL, "--start", "cube"],
@@ -147,7 +151,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             [BARREL, "--recipe", "instant", "--steps", "9"],
             "--steps is 9, and recipe 'instant' has none; leave it out, or use --recipe dreamfusion",
         ),
-        ([BARREL, "--loss", "vsd"], "recipe 'instant' distils nothing; use another --recipe, such as dreamfusion"),
+        ([BARREL, "--loss", "vsd"], "--loss needs a recipe that distils, .*'instant' does not; .*--recipe dreamfusion"),
         ([*DREAM, "--loss", "nsfd"], "unknown loss 'nsfd'; did you mean 'nfsd'\\? known: bsd, csd, .*"),
         ([*DREAM, "--scale", "-2"], "--scale is -2.0; it must lie between 0 and 1000"),
         ([*DREAM, "--particles", "0"], "--particles is 0; it must lie between 1 and 64"),
@@ -160,7 +164,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
             "rescale is 0.5, and nfsd compares no contrasts; leave it at 0",
         ),
         ([*DREAM, "--perp-neg", "-1"], "--perp-neg is -1.0; it must lie between 0 and 100"),
-        ([BARREL, "--view-words"], "recipe 'instant' distils nothing; use another --recipe, such as dreamfusion"),
+        ([BARREL, "--view-words"], "--view-words needs a recipe that distils, .*'instant' does not; .*"),
         (
             ["very " * 12, *DREAM[1:], "--perp-neg", "1"],
             "the prompt '(very )+very, front view' takes 17 tokens of at most 16; shorten it",
@@ -173,6 +177,10 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         (
             [BARREL, "--recipe", "latent-paint", "--start", "volume"],
             "recipe 'latent-paint' paints a mesh, and --start is 'volume'; give it a mesh file",
+        ),
+        (
+            [BARREL, "--recipe", "repaint"],
+            "recipe 'repaint' begins with a mesh; give it one with --start, or use threed edit",
         ),
         (
             [BARREL, "--recipe", "sketch-shape"],
@@ -190,7 +198,7 @@ def test_every_particle_has_as_many_steps(asked: list[Request]) -> None:
         ([BARREL, "--format"], "--format names nothing; give at least one, for example: --format glb"),
         ([BARREL, "--device", "gpu"], "unknown device 'gpu'; did you mean 'cpu'\\? known: auto, cpu, cuda, mps"),
         ([BARREL, "--device", "tpu9000"], "unknown device 'tpu9000'; known: auto, cpu, cuda, mps"),
-        ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
+        ([BARREL, "--seed", "-1"], "--seed is -1; it must lie between 0 and 9223372036854775807"),
         ([BARREL, "--steps", "0"], "--steps is 0; it must lie between 1 and 100000"),
         ([BARREL, "--faces", "99"], "--faces is 99; it must lie between 100 and 60000"),
         ([BARREL, "--texture-size", "8192"], "--texture-size is 8192; it must lie between 64 and 4096"),
@@ -268,10 +276,10 @@ def test_resume_and_overwrite(asked: list[Request], capsys: pytest.CaptureFixtur
     assert main(["text", BARREL]) == 0
     capsys.readouterr()
     assert main(["text", BARREL]) == 2
-    assert "already holds a run (recipe.json); continue it with --resume, replace it with" in capsys.readouterr().err
+    assert "already holds this run (recipe.json); continue it with --resume, replace it with" in capsys.readouterr().err
     assert main(["text", BARREL, "--resume"]) == 0
     assert main(["text", BARREL, "--resume", "--faces", "300"]) == 2
-    assert "recipe.asset.faces was 8000 and is 300 now; use the old value" in capsys.readouterr().err
+    assert "recipe.asset.faces was 8000 and is 300 now; choose another --output" in capsys.readouterr().err
     assert main(["text", BARREL, "--overwrite", "--faces", "300"]) == 0
     assert len(asked) == 3
 
@@ -320,7 +328,7 @@ def test_a_defect_keeps_its_traceback(asked: list[Request], monkeypatch: pytest.
         main(["text", BARREL])
 
 
-@pytest.mark.parametrize("arguments", [["txt"], ["text"], ["text", "a", "barrel"], ["text", "x", "--faces", "many"]])
+@pytest.mark.parametrize("arguments", [["text"], ["text", "a", "barrel"], ["text", "x", "--faces", "many"]])
 def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -418,4 +426,4 @@ def test_the_tested_versions_are_the_pinned_ones() -> None:
 
 
 def test_the_default_recipe_exists() -> None:
-    assert cli.Text("").recipe in RECIPES
+    assert Text("").recipe in RECIPES

@@ -122,9 +122,12 @@ def test_a_judge_that_is_named_is_taken_as_it_is(asked, place):
         ("assets --prior", "--prior names nothing; give at least one, for example: --prior embedded my_prior"),
         (
             "assets --prior embeded",
-            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+            "unknown prior 'embeded'; it is neither embedded nor a folder with a prior.json; see: threed prior list",
         ),
-        ("assets --prior embedded empty", "cannot use empty/prior.json: .*; copy the prior's folder again"),
+        (
+            "assets --prior embedded empty",
+            "unknown prior 'empty'; it is neither embedded nor a folder with a prior.json; .*",
+        ),
         ("assets --output empty", "'empty' is a folder; name a file in it, for example --output empty/figures.json"),
         ("assets --output figures.txt", "--output is 'figures.txt'; its name must end with .json"),
         (

@@ -117,7 +117,7 @@ def test_every_flag_reaches_the_request(asked: list[Request], tmp_path: Path) ->
         ),
         (
             ["chair.png", "--prior", "xyz"],
-            "unknown prior 'xyz'; it is neither a folder nor one of: embedded; see: threed prior list",
+            "unknown prior 'xyz'; it is neither embedded nor a folder with a prior.json; see: threed prior list",
         ),
         (
             ["chair.png", "--prompt", "very " * 30],
@@ -171,7 +171,7 @@ def test_resume_belongs_to_one_picture(asked: list[Request], capsys: pytest.Capt
     assert main(["image", "chair.png", "--resume"]) == 2
     err = capsys.readouterr().err
     assert "picture.fov was 40.0 and is 20.0 now" in err
-    assert re.search("picture.digest was '[0-9a-f]{64}' and is '[0-9a-f]{64}' now; use the old value, --overwrite", err)
+    assert re.search("picture.digest was '[0-9a-f]{64}' and is '[0-9a-f]{64}' now; choose another --output", err)
     assert main(["image", "chair.png", "--overwrite"]) == 0
 
 
@@ -215,7 +215,10 @@ def test_the_flags_of_text_change_the_recipe(asked: list[Request]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--loss csd", "recipe 'carved' distils nothing; use another --recipe, such as zero123"),
+        (
+            "--loss csd",
+            "--loss needs a recipe that distils, and 'carved' does not; leave it out, or use --recipe zero123",
+        ),
         ("--recipe lrm --steps 3", "--steps is 3, and recipe 'lrm' has none; leave it out, or use --recipe zero123"),
         ("--learn word", "--learn is 'word', and recipe 'carved' distils nothing; use --recipe realfusion"),
         ("--recipe realfusion --learn words", "unknown lesson 'words'; did you mean 'word'?"),

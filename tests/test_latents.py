@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from known_prior import normal, seeded
-from test_pipeline import NERF, RECIPE, REQUEST, box, made
+from test_pipeline import NERF, RECIPE, REQUEST, box, likeness, made, modelled
 from test_stages import GRID, seen
 from torch.nn import functional
 from truth import SOLIDS
@@ -116,8 +116,7 @@ def test_other_kinds_are_enlarged_and_encoded():
 
 def test_distilled_as_latents_and_then_as_colours_it_becomes_the_object(tmp_path):
     recipe = replace(RECIPE, stages=(LATENT, REFINE))
-    asset = made(tmp_path, compressing(), replace(REQUEST, recipe=recipe))
-    psnr, iou = agreement(seen(asset), seen(SOLIDS["box"]()))
+    psnr, iou = likeness(modelled(tmp_path, compressing(), replace(REQUEST, recipe=recipe)), SOLIDS["box"]())
     assert iou > 0.9
     assert psnr > 17
     assert "are its pixels" not in (tmp_path / "log.txt").read_text()

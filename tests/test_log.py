@@ -115,6 +115,12 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, clock: Clock) ->
     assert printed[1] == "coarse  10/20  sds 1.5  opacity 0.1  4.0 images/s  0:20 left"
 
 
+def test_a_note_is_one_line_where_there_is_no_terminal(tmp_path: Path) -> None:
+    told, screen = "a long note " * 20, io.StringIO()
+    Log(tmp_path, Console(file=screen, width=40)).note(told)
+    assert screen.getvalue() == f"{told}\n"
+
+
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     screen = io.StringIO()
     log = Log(tmp_path, Console(file=screen, width=200, force_terminal=True))

@@ -8,9 +8,6 @@ import io
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,10 +30,8 @@ from threed.training import loop
 from threed.training.loop import BETAS, IN_A_ROW, Schedule, Training, optimise, optimizers, step_and_put_back
 from threed.training.muon import Muon
 
-HERE = Path(__file__).parent
 SCHEDULE = Schedule(steps=12, batch=6, rate=0.02, warmup=3, final=0.1, ema=0.7, clip=0.5, precision="float32", seed=4)
 MUON = replace(SCHEDULE, optimizer="muon")
-CHILD = "import sys, pathlib, test_loop as t; t.slow(pathlib.Path(sys.argv[1]))"
 
 
 class Small(nn.Module):
@@ -259,29 +254,6 @@ def test_stopped_at_any_step_it_ends_in_the_same_bytes(
         assert_same(trained(folder, schedule, resumed, workers=2), whole)
         assert_same(resumed, network)
         assert [line["step"] for line in lines(folder)] == list(range(1, schedule.steps + 1))
-
-
-def slow(folder: Path) -> None:
-    """A training in a process of its own, a checkpoint after every step."""
-    torch.set_num_threads(1)
-
-    def sleepy(network: nn.Module, samples: int, generator: torch.Generator) -> Tensor:
-        time.sleep(0.02)
-        return loss(network, samples, generator)
-
-    trained(folder, MUON, loss=sleepy, checkpoint_every=0.0)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_kill_9(tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], cwd=HERE)
-    while child.poll() is None and len(list(folder.glob("checkpoints/[0-9]*.safetensors"))) < 2:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert 1 < len(lines(folder)) < MUON.steps
-    assert_same(trained(folder, MUON, small(seed=9)), trained(tmp_path / "whole", MUON))
 
 
 def test_a_full_disk_stops_it_and_it_goes_on_when_there_is_room(

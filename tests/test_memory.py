@@ -10,7 +10,7 @@ import tiny_checkpoints
 import torch
 
 from threed import memory
-from threed.cli import Text, checked, main
+from threed.cli import main
 from threed.distill.hub import checkpoint, text_to_image
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.prior import Pictures
@@ -22,6 +22,7 @@ from threed.recipes import RECIPES
 from threed.renderers.camera import orbit
 from threed.run import Thrift
 from threed.single_view import single_view
+from threed.text_cli import Text, checked
 from threed.train import seeded
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from threed.errors import Failure
 from threed.exporters import export
 from threed.nerf import NeRFConfig
 from threed.pictures import agreement
-from threed.pipeline import text_to_3d, warn
+from threed.pipeline import shaped, text_to_3d, warn
 from threed.recipe import AssetSettings, Recipe, Stage
 from threed.renderers import surface
 from threed.renderers.camera import orbit
@@ -75,6 +75,20 @@ def made(folder, prior, request=REQUEST):
         patch.setattr(pictures, "turntable", partial(pictures.turntable, frames=3, size=48))
         patch.setattr(pictures, "preview", partial(pictures.preview, size=48))
         return text_to_3d(request, run, prior)
+
+
+def modelled(folder, prior, request):
+    """What the start and the stages of a run make, before it becomes a surface."""
+    torch.set_num_threads(1)
+    with Run.create(folder, request) as run:
+        return shaped(request, run, prior)
+
+
+def likeness(shape, solid):
+    """PSNR in dB and IoU of such a shape and a solid, in new views."""
+    cameras = orbit(6, elevation=0.2)
+    with torch.no_grad():
+        return agreement(surface.render(solid, cameras, 64, 64), shape.render(cameras, 64))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -187,26 +201,16 @@ def test_front_stays_front(whole):
 def test_every_loss_that_needs_no_prompt_finds_the_object(loss, tmp_path):
     """To an oracle null is the object, too: CSD and NFSD, which live on the prompt, would have nothing to say.
 
-    Measured: 18.4 to 18.6 dB, IoU 0.907 to 0.914.
+    Measured: 19.4 to 21.4 dB, IoU 0.920 to 0.939.
     """
-    asset = made(tmp_path, box(), replace(REQUEST, recipe=staged(loss=loss)))
-    truth, found = (
-        surface.render(replace(each, mesh=normalised(each.mesh)), orbit(6, elevation=0.2), 64, 64)
-        for each in (SOLIDS["box"](), asset)
-    )
-    psnr, iou = agreement(truth, found)
-    assert iou > 0.88
-    assert psnr > 17.5
-
-
-def test_same_seed_same_bytes(whole, tmp_path):
-    made(tmp_path, box())
-    assert_same_bytes(tmp_path, whole[0])
+    psnr, iou = likeness(modelled(tmp_path, box(), replace(REQUEST, recipe=staged(loss=loss))), SOLIDS["box"]())
+    assert iou > 0.9
+    assert psnr > 18.5
 
 
 @pytest.mark.parametrize("steps", [int(torch.randint(1, STEPS - 1, (), generator=torch.Generator().manual_seed(1)))])
 def test_killed_and_resumed_the_bytes_are_equal(whole, tmp_path, steps):
-    """kill -9 after so many steps, in the middle of whatever it does then."""
+    """kill -9 after so many steps, in the middle of whatever it does then. So the same seed makes the same bytes."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path(__file__).parent)
     try:
         metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
@@ -284,7 +288,7 @@ def test_a_mesh_becomes_an_asset_without_any_prior(tmp_path):
     solid = SOLIDS["barrel"]()
     source = tmp_path / "source.glb"
     export(solid, source)
-    recipe = replace(RECIPE, start=str(source), stages=(), asset=replace(RECIPE.asset, faces=3000, grid=96))
+    recipe = replace(RECIPE, start=str(source), stages=(), asset=replace(RECIPE.asset, faces=2000, grid=64))
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         made(folder, None, Request("a barrel", recipe))
@@ -292,8 +296,8 @@ def test_a_mesh_becomes_an_asset_without_any_prior(tmp_path):
     asset, cameras = read(folders[0] / "asset.glb"), orbit(8)
     found, truth = (surface.render(replace(a, mesh=normalised(a.mesh)), cameras, 96, 96) for a in (asset, solid))
     psnr, iou = agreement(found, truth)
-    assert psnr > 20
-    assert iou > 0.93
+    assert psnr > 24
+    assert iou > 0.97
 
 
 def test_distillation_goes_on_from_a_start(tmp_path):
@@ -303,11 +307,8 @@ def test_distillation_goes_on_from_a_start(tmp_path):
     few = staged(steps=4)
     scores = []
     for name, start in (("ball", "sphere"), ("box", str(source))):
-        asset = made(tmp_path / name, box(), replace(REQUEST, recipe=replace(few, start=start)))
-        drawn = [
-            surface.render(replace(a, mesh=normalised(a.mesh)), orbit(8), 64, 64) for a in (asset, SOLIDS["box"]())
-        ]
-        scores.append(agreement(*drawn)[1])
+        shape = modelled(tmp_path / name, box(), replace(REQUEST, recipe=replace(few, start=start)))
+        scores.append(likeness(shape, SOLIDS["box"]())[1])
     assert scores[1] > 0.9 > scores[0]
 
 

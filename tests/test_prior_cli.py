@@ -102,7 +102,7 @@ def test_what_is_gone_on_with_is_trained_gently(asked, tmp_path):
     [
         ("--parts", "--parts names nothing; give at least one, for example: --parts start views"),
         ("--parts view", "unknown part 'view'; did you mean 'views'\\? known: angles, lift, start, upsampler, views"),
-        ("--steps 0", "--steps is 0; it must lie between 1 and 1e\\+07"),
+        ("--steps 0", "--steps is 0; it must lie between 1 and 10000000"),
         ("--minutes 0", "--minutes is 0.0; it must lie between 0.1 and 100000"),
         ("--minutes nan", "--minutes is nan; it must lie between 0.1 and 100000"),
         ("--batch 0", "--batch is 0; it must lie between 1 and 65536"),
@@ -162,10 +162,7 @@ def test_what_stops_a_training_says_how_to_go_on(asked, capsys, monkeypatch, err
     assert re.fullmatch(f"threed: {message}\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["prior"], ["prior", "trian"], ["prior", "train", "assets"], ["prior", "sample"], ["prior", "evaluate"]],
-)
+@pytest.mark.parametrize("arguments", [["prior", "train", "assets"], ["prior", "sample"], ["prior", "evaluate"]])
 def test_bad_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -176,7 +173,7 @@ def test_bad_usage_exits_with_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("command", "flags", "examples"),
     [
-        ([], "", ["threed prior train --help"]),
+        ([], "", ["threed prior train assets --output my_prior "]),
         (
             ["prior"],
             "",
@@ -266,9 +263,9 @@ def test_a_sample_is_one_picture(drawn, capsys, tmp_path):
         (["x", "--seed", "-1"], "--seed is -1; it must lie between 0 and .*"),
         (
             ["x", "--prior", "embeded"],
-            "unknown prior 'embeded'; it is neither a folder nor one of: embedded; see: threed prior list",
+            "unknown prior 'embeded'; it is neither embedded nor a folder with a prior.json; see: threed prior list",
         ),
-        (["x", "--prior", "empty"], "cannot use empty/prior.json: .*; copy the prior's folder again"),
+        (["x", "--prior", "empty"], "unknown prior 'empty'; it is neither embedded nor a folder with a prior.json; .*"),
         (["x", "--output", "sheet.jpg"], "--output is 'sheet.jpg'; its name must end with .png"),
         (["x", "--output", "empty"], "'empty' is a folder; name a file in it, for example --output empty/sheet.png"),
         (

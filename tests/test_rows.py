@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from threed.cli import Text
 from threed.errors import Mistake
 from threed.image_cli import Picture
 from threed.rows import MOST_BYTES, misnamed, read
+from threed.text_cli import Text
 
 
 def listed(folder: Path, content: str | bytes, name: str = "list.csv") -> Path:

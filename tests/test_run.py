@@ -183,7 +183,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
 def test_an_existing_run_is_not_touched(tmp_path: Path) -> None:
     Run.create(tmp_path, REQUEST).__exit__()
     with pytest.raises(
-        Mistake, match=r"already holds a run \(recipe.json\); continue it with --resume, replace it with"
+        Mistake, match=r"already holds this run \(recipe.json\); continue it with --resume, replace it with"
     ):
         Run.create(tmp_path, REQUEST)
 
@@ -205,7 +205,7 @@ def test_a_file_that_the_program_might_have_written_is_asked_about(tmp_path: Pat
     (tmp_path / "preview.png").write_text("holiday")
     with pytest.raises(Mistake, match=r"already holds a run \(preview.png\)"):
         Run.create(tmp_path, REQUEST)
-    with pytest.raises(Mistake, match=r"no readable recipe.json to resume from; replace it with --overwrite"):
+    with pytest.raises(Mistake, match=r"without a readable recipe.json to resume from; replace it with --overwrite"):
         Run.create(tmp_path, REQUEST, resume=True)
     assert (tmp_path / "preview.png").read_text() == "holiday"
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
@@ -237,13 +237,12 @@ def test_resuming_nothing_begins(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     Run.create(tmp_path, REQUEST).__exit__()
     before = (tmp_path / "recipe.json").read_bytes()
-    with pytest.raises(
-        Mistake, match=f"holds a checkpoint of another recipe: {message}; use the old value, --overwrite"
-    ):
-        Run.create(tmp_path, replace(REQUEST, **change), resume=True)
+    for resume in (True, False):
+        with pytest.raises(Mistake, match=f"holds another run: {message}; choose another --output, replace it with"):
+            Run.create(tmp_path, replace(REQUEST, **change), resume=resume)
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 
@@ -252,6 +251,8 @@ def test_the_first_difference_is_by_name() -> None:
     assert difference({"a": 1, "b": 1}, {"a": 2, "b": 2}) == ("a", 1, 2)
     assert difference({"a": 1}, {"a": 1, "new": 0}) == ("new", None, 0)
     assert difference({"a": [1]}, {"a": [1]}) is None
+    recipes = ({"a": 1, "recipe": {"about": name, "name": name}} for name in ("instant", "refined"))
+    assert difference(*recipes) == ("recipe.name", "instant", "refined")
 
 
 def test_recipe_json_is_readable_sorted_and_complete(tmp_path: Path) -> None:

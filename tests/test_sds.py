@@ -116,7 +116,7 @@ def test_mean_gradient_at_a_timestep(weight, t):
     torch.testing.assert_close(seen.std(0), spread.expand(3, 4, 4), atol=0, rtol=5 / math.sqrt(2 * pictures))
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("weight", ["sigma2", "clean"])  # that of a timestep is proven of all
 def test_mean_gradient_over_uniform_timesteps(weight):
     """The integral over t in [0.2, 0.9] by the midpoint rule; timesteps are drawn step by step."""
     prior, x, steps = gaussian(), normal(3, 4, 4, seed=2), 3000

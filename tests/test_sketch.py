@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import torch
 from known_prior import normal, seeded
-from test_pipeline import NERF, RECIPE, REQUEST, made
-from test_stages import seen
+from test_pipeline import NERF, RECIPE, REQUEST, likeness, modelled
 from truth import SOLIDS, oracle
 
 from threed.distill.anneal import Anneal
 from threed.errors import Mistake
 from threed.exporters import export
 from threed.exporters.clean import winding_number
-from threed.pictures import agreement
 from threed.pipeline import begun
 from threed.recipe import Terms
 from threed.renderers.camera import orbit
@@ -93,20 +91,19 @@ def held_to(solid, tmp_path, weight, lenience=LENIENCE):
     scene = replace(NERF, lenience=lenience)
     stage = replace(RECIPE.stages[0], scene=scene, terms=Terms(sketch=Anneal(weight)))
     recipe = replace(RECIPE, start=str(source), stages=(stage,))
-    return made(tmp_path / f"run-{weight}", oracle(SOLIDS["torus"](), 32, 0.1), replace(REQUEST, recipe=recipe))
+    return modelled(tmp_path / f"run-{weight}", oracle(SOLIDS["torus"](), 32, 0.1), replace(REQUEST, recipe=recipe))
 
 
 def test_a_prior_that_wants_another_thing_is_held_to_the_mesh(tmp_path):
     """A torus has a hole where a box has not: with the sketch it is closed."""
     free, bound = (held_to("box", tmp_path, weight) for weight in (0.0, 3000.0))
-    torus, box = (seen(SOLIDS[name](), orbit(4)) for name in ("torus", "box"))
-    likeness = {
-        (how, what): agreement(seen(asset, orbit(4)), truth)[1]
-        for how, asset in (("free", free), ("held", bound))
-        for what, truth in (("torus", torus), ("box", box))
+    iou = {
+        (how, what): likeness(shape, SOLIDS[what]())[1]
+        for how, shape in (("free", free), ("held", bound))
+        for what in ("torus", "box")
     }
-    assert likeness["free", "torus"] > likeness["held", "torus"] + 0.05
-    assert likeness["held", "box"] > likeness["free", "box"] + 0.05
+    assert iou["free", "torus"] > iou["held", "torus"] + 0.05
+    assert iou["held", "box"] > iou["free", "box"] + 0.05
     assert '"sketch"' in (tmp_path / "run-3000.0" / "metrics.jsonl").read_text()
 
 

@@ -229,6 +229,7 @@ def test_words_that_a_start_was_never_told(tmp_path):
     assert start.untaught("a purple dragon", tmp_path) == []  # what it was told is not known
     (tmp_path / "start" / "words.txt").write_text("a\npurple\nt-shaped\nsign\n")
     assert start.untaught("A purple t-shaped sign, a Dragon's 2nd dragon", tmp_path) == ["dragon's", "2nd", "dragon"]
+    assert start.untaught("\U0001f409 !", tmp_path) == ["\U0001f409 !"]
     (tmp_path / "start" / "words.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UnreadablePrior, match=r"words\.txt"):
         start.untaught("a dragon", tmp_path)

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_assets import box
 
 from threed import paint, pictures
-from threed.cli import Text, checked, main
+from threed.cli import main
 from threed.distill.folder import SHIPPED, UnreadablePrior
 from threed.distill.hub import checkpoint, controlnet, download
 from threed.distill.hub.instruct import Original
@@ -27,6 +27,7 @@ from threed.renderers import surface
 from threed.run import Control
 from threed.single_view import PAPERS
 from threed.start import begin
+from threed.text_cli import Text, checked
 
 
 @pytest.fixture(scope="module")

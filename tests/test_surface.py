@@ -211,7 +211,7 @@ def test_normalised_touches_the_unit_sphere():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.fbx", b"", "use one of ['.glb', '.gltf', '.obj', '.ply', '.stl', '.usdz']"),
+        ("a.fbx", b"", "use one of .glb, .gltf, .obj, .ply, .stl, .usdz"),
         ("a.glb", None, "there is no file"),
         ("a.glb", b"not a mesh at all", "cannot be parsed"),
         ("a.gltf", b"{", "cannot be parsed"),

@@ -101,7 +101,7 @@ def everywhere(pairs: Sequence[str]) -> dict[str, str]:
 
 def checked(rows: Sequence[Row], asked: Batch) -> dict[str, Request]:
     """What every row asks for, by its name. Raises one Mistake with a line for every row that cannot be made."""
-    from threed import cli, image_cli
+    from threed import image_cli, text_cli
     from threed.kept import keeping
     from threed.rows import misnamed
     from threed.run import check
@@ -114,7 +114,7 @@ def checked(rows: Sequence[Row], asked: Batch) -> dict[str, Request]:
             folder = asked.output / row.name
             try:
                 typed = row.asked(folder)
-                request = cli.checked(typed) if isinstance(typed, cli.Text) else image_cli.checked(typed)[0]
+                request = text_cli.checked(typed) if isinstance(typed, text_cli.Text) else image_cli.checked(typed)[0]
                 check(folder, request, resume=not asked.overwrite, overwrite=asked.overwrite)
                 requests[row.name] = request
             except Mistake as mistake:

@@ -39,7 +39,7 @@ For example:
 class Check:
     """What `threed check` was asked for, as it was typed."""
 
-    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], said("Meshes, or run folders.", metavar="FILE...")]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], said("Meshes, or run folders.", "none", metavar="FILE...")]
     preset: Annotated[
         str | None, said("Judge for web, godot, unity, unreal, roblox or print.", "what all of them want")
     ] = None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from threed import __version__
@@ -53,7 +54,7 @@ def main() -> int:
     findings = [finding for check in CHECKS for finding in examine(check)]
     table = Table("", "what", "found", "remedy", title=f"threed {__version__}")
     for f in findings:
-        table.add_row(f"[{COLOURS[f.state]}]{f.state}", f.what, f.found, f.remedy)
+        table.add_row(f"[{COLOURS[f.state]}]{f.state}", f.what, escape(f.found), escape(f.remedy))
     Console().print(table)
     return int(any(finding.state == "FAIL" for finding in findings))
 

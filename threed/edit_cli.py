@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from threed import text_cli
 from threed.errors import Mistake, unknown
 from threed.flags import (
     HEIGHT,
@@ -32,7 +33,7 @@ from threed.flags import (
 )
 
 CHANGES = {"texture": "repaint", "shape": "resculpt", "both": "reshape"}  # what is changed, and the recipe that does it
-EDIT_HELP = """Change an asset to what a new sentence says.
+HELP = """Change an asset to what a new sentence says.
 
 WHAT is the run folder of an earlier command, or a mesh: GLB, glTF, OBJ; its front towards +Z. Everything goes into a
 new run folder; WHAT stays as it is. With --change texture triangles and UVs stay, too, unless the UVs leave no room for
@@ -72,14 +73,18 @@ class Edit:
     overwrite: Overwrite = False
 
 
+def main(asked: Edit) -> None:
+    """`threed edit`: check everything, make the asset, say where it is. Raises Mistake."""
+    text_cli.main(text_cli.Text(**as_text(asked)))
+
+
 def as_text(asked: Edit) -> dict[str, Any]:
     """The flags of `threed text` that do it. Raises Mistake for what cannot be edited."""
     if asked.change not in CHANGES:
         raise unknown("change", asked.change, CHANGES)
     mesh = asked.what / "asset.glb" if asked.what.is_dir() else asked.what
     if not mesh.is_file():
-        what = "the folder of a finished run" if asked.what.is_dir() else "a run folder or a mesh"
-        raise Mistake(f"{str(asked.what)!r} is not {what}; there is no {mesh.name!r} in it to edit")
+        raise Mistake(f"there is no mesh {str(mesh)!r} to edit; name a run folder that is finished, or a mesh")
     if asked.output and asked.what.is_dir() and asked.output.resolve() == asked.what.resolve():
         raise Mistake(f"--output is {str(asked.output)!r}, the run to be edited; choose another folder")
     flags = {name: value for name, value in vars(asked).items() if name not in {"what", "change"}}

@@ -34,27 +34,33 @@ Seed = Annotated[int, said(f"Another seed, another asset; the same seed, the sam
 PriorName = Annotated[
     str,
     said(
-        "The diffusion model: embedded (it came with the program), a folder, or sd:NAME, a text-to-image checkpoint of "
-        "others by folder, .safetensors file or id of the hub; see threed prior list."
+        "The diffusion model: embedded (it came with the program), the folder of a prior, or sd:NAME for Stable "
+        "Diffusion and its kin: a folder, a .safetensors file, or an id of the Hugging Face hub; see threed prior list."
     ),
 ]
-Lora = Annotated[Path | None, said("A LoRA, .safetensors, that is added to the sd: prior.", "none")]
+Lora = Annotated[Path | None, said("A LoRA to add to the sd: prior, a .safetensors file.", "none")]
 ControlName = Annotated[
     str | None,
     said(
-        "A ControlNet or T2I-Adapter that steers the sd: prior by the scene's shape: depth:NAME or normal:NAME, a "
-        "folder or an id of the hub; a name that says which needs no prefix.",
+        "A ControlNet or T2I-Adapter that steers the sd: prior by the scene's shape: depth:NAME or normal:NAME, where "
+        "NAME is a folder or an id of the hub; the prefix may be left out where NAME has the word in it.",
         "none",
     ),
 ]
-ControlStrength = Annotated[float | None, said(f"Of --control, {STRENGTH[0]:g} to {STRENGTH[1]:g}.", "1")]
+ControlStrength = Annotated[
+    float | None, said(f"How strongly --control steers, {STRENGTH[0]:g} to {STRENGTH[1]:g}.", "1")
+]
 Negative = Annotated[str, said("What it should not look like.", "the recipe's, mostly nothing")]
-Steps = Annotated[int | None, said(f"Steps of all stages, {STEPS[0]} to {STEPS[1]}.", "the recipe's")]
+Steps = Annotated[
+    int | None, said(f"Optimisation steps, all stages together, {STEPS[0]} to {STEPS[1]}.", "the recipe's")
+]
 LossName = Annotated[
     str | None,
-    said("What the prior's answers become: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd.", "the recipe's"),
+    said("The distillation loss: sds, sjc, csd, nfsd, hifa, sdi, ism, vsd, bsd; see docs/losses.md.", "the recipe's"),
 ]
-Scale = Annotated[float | None, said(f"Of guidance, {SCALE[0]:g} to {SCALE[1]:g}.", "the recipe's")]
+Scale = Annotated[
+    float | None, said(f"Guidance scale, {SCALE[0]:g} to {SCALE[1]:g}; 1 is the prior alone.", "the recipe's")
+]
 Formats = Annotated[tuple[str, ...], said("File formats of the asset: glb, gltf, obj, ply, stl, usdz.")]
 TextureSize = Annotated[
     int | None, said(f"Texels a side, a power of two, {TEXTURE[0]} to {TEXTURE[1]}.", "the recipe's")
@@ -64,12 +70,16 @@ Height = Annotated[float | None, said(f"Metres, {HEIGHT[0]:g} to {HEIGHT[1]:g}."
 Device = Annotated[str, said("Where to compute: cpu, cuda, mps, or auto: a GPU if there is one.")]
 Backends = Annotated[
     tuple[str, ...],
-    said("Libraries of others in the place of kernels, on CUDA: tinycudann, nerfacc, nvdiffrast.", "none"),
+    said(
+        "Libraries to use in the place of our own CUDA kernels: tinycudann, nerfacc, nvdiffrast; see docs/scale.md.",
+        "none",
+    ),
 ]
 Vram = Annotated[
     float | None,
     said(
-        f"Gigabytes that the device has for it, {VRAM[0]:g} to {VRAM[1]:g}: settings that fit are chosen.", "no limit"
+        f"Choose settings with which the run fits into so many gigabytes of memory, {VRAM[0]:g} to {VRAM[1]:g}.",
+        "no limit",
     ),
 ]
 Compile = Annotated[
@@ -85,8 +95,26 @@ def check_ranges(asked: object, ranges: Mapping[str, tuple[float, float]]) -> No
     for name, (low, high) in ranges.items():
         value = getattr(asked, name)
         if value is not None and not low <= value <= high:  # NaN is in no range
-            flag = "--" + name.replace("_", "-")
-            raise Mistake(f"{flag} is {value}; it must lie between {low:g} and {high:g}")
+            raise Mistake(f"{flag_of(name)} is {value}; it must lie between {plain(low)} and {plain(high)}")
+
+
+def flag_of(name: str) -> str:
+    """As it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def plain(number: float) -> str:
+    """Whole numbers digit by digit, others as short as they can be."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def check_words(**given: str) -> None:
+    """Raises Mistake for words, by what they are called, in which bytes stand that are no text."""
+    for name, words in given.items():
+        try:
+            words.encode()
+        except UnicodeEncodeError as error:
+            raise Mistake(f"the {name} {words!r} is not UTF-8; type it anew, or check the locale (LANG)") from error
 
 
 def check_asset_flags(asked: object) -> None:
@@ -131,6 +159,5 @@ def make_folder(folder: Path, flag: str, named: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Mistake(
-            f"cannot write into {str(named or folder)!r} ({error.strerror or error}); choose another {flag}"
-        ) from error
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror or error
+        raise Mistake(f"cannot write into {str(named or folder)!r} ({reason}); choose another {flag}") from error

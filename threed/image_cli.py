@@ -41,6 +41,7 @@ from threed.flags import (
     Watch,
     check_asset_flags,
     check_ranges,
+    check_words,
     said,
 )
 
@@ -102,13 +103,13 @@ class Picture:
     output: Annotated[Path | None, said("The run folder.", "outputs/<picture>-<seed>")] = None
     seed: Seed = 0
     prompt: Annotated[str, said("What it shows, in a few plain words.", "nothing")] = ""
-    mask: Annotated[Path | None, said("A picture of the same shape, white where the object is.", "found")] = None
+    mask: Annotated[Path | None, said("A picture of the same proportions, white where the object is.", "found")] = None
     remove_background: Annotated[bool, said("Take the whole picture for the object.", "off")] = True
     elevation: Annotated[
         float | None,
-        said(f"Degrees from how high it was taken, {ELEVATION[0]:g} to {ELEVATION[1]:g}.", "estimated"),
+        said(f"How high the camera stood, in degrees, {ELEVATION[0]:g} to {ELEVATION[1]:g}.", "estimated"),
     ] = None
-    fov: Annotated[float, said(f"Degrees of its field of view, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
+    fov: Annotated[float, said(f"The camera's field of view, in degrees, {FOV[0]:g} to {FOV[1]:g}.")] = 40.0
     recipe: Annotated[str, said("How it is made; see the list above.")] = "carved"
     learn: Annotated[
         str | None,
@@ -176,6 +177,7 @@ def check_cheaply(asked: Picture) -> None:
         raise Mistake("--mask and --no-remove-background contradict each other; give one of them")
     ranges = {"seed": SEED, "scale": SCALE, "steps": STEPS, "faces": FACES, "texture_size": TEXTURE, "height": HEIGHT}
     limits = {"control_strength": STRENGTH, "elevation": ELEVATION, "fov": FOV, "vram": VRAM}
+    check_words(prompt=asked.prompt, negative=asked.negative)
     check_ranges(asked, ranges | limits)
     check_asset_flags(asked)
 

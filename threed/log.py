@@ -81,7 +81,7 @@ class Log:
 
     def note(self, text: str) -> None:
         """Something worth knowing, for the screen and for log.txt."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
         self._write(text)
 
     def picture(self, draw: Callable[[], bytes]) -> None:
@@ -101,7 +101,7 @@ class Log:
         task = self._bar.tasks[self._task]
         left = "-:--" if task.time_remaining is None else "{}:{:02}".format(*divmod(int(task.time_remaining), 60))
         line = f"{self._stage}  {task.completed:.0f}/{task.total:.0f}  {task.fields['numbers']}  {left} left"
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _write(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

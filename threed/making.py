@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from threed.errors import Mistake, unknown
-from threed.flags import check_device
+from threed.flags import check_device, flag_of
 from threed.priors import for_prior
 
 if TYPE_CHECKING:
-    from threed.cli import Text
     from threed.image_cli import Picture
     from threed.recipe import Recipe
     from threed.run import Request, Run
+    from threed.text_cli import Text
 
 
 def recipe_for(what: str, name: str) -> Recipe:
@@ -105,6 +105,11 @@ def with_flags(recipe: Recipe, asked: Text | Picture) -> Recipe:
         )
     flags = {name: getattr(asked, name, None) for name in ("loss", "scale", "particles", "view_words", "perp_neg")}
     given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    if given and not any(stage.loss for stage in recipe.stages):
+        raise Mistake(
+            f"{flag_of(min(given))} needs a recipe that distils, and {recipe.name!r} does not; leave it out, or use "
+            f"--recipe {DISTILS[recipe.wants]}"
+        )
     if given:
         recipe = under(recipe, **given)
     if asked.steps is None:
@@ -218,4 +223,4 @@ def summarise(run: Run) -> None:
         console.print(f"{path}  {path.stat().st_size / 1000:,.0f} kB", highlight=False, markup=False, soft_wrap=True)
     took = "  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.log.seconds().items())
     memory = peak_memory()
-    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False)
+    console.print(took + (f"  peak memory {memory / 1e9:.2f} GB" if memory else ""), highlight=False, soft_wrap=True)

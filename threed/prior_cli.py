@@ -1,6 +1,6 @@
 """The command line of priors: `threed prior list`, `train FOLDER`, `sample PROMPT`, `evaluate FOLDER` (`evaluate_cli`).
 
-As in `threed/cli.py`, everything a user can get wrong is checked before any work, and nothing heavy is imported for
+Everything a user can get wrong is checked before any work, and nothing heavy is imported for
 what can be judged without it.
 """
 
@@ -14,9 +14,10 @@ import tyro
 from rich.console import Console
 
 from threed import priors
+from threed.commands import Command, Group
 from threed.errors import Mistake, unknown
 from threed.evaluate_cli import EVALUATE_HELP, Evaluate, evaluate
-from threed.flags import SEED, check_device, check_output, check_ranges, said
+from threed.flags import SEED, check_device, check_output, check_ranges, check_words, said
 
 if TYPE_CHECKING:
     from threed.training.loop import Schedule
@@ -105,11 +106,14 @@ class Train:
     source: Annotated[
         str | None, said("A prior to go on from: embedded, or a folder.", "fresh weights", name="from")
     ] = None
-    steps: Annotated[int | None, said(f"Of every part, {STEPS[0]} to {STEPS[1]}.", "the device's preset")] = None
-    minutes: Annotated[
-        float | None, said("As many steps as fit into so many, all parts together, after what is cached.", "by --steps")
+    steps: Annotated[
+        int | None, said(f"Training steps of every part, {STEPS[0]} to {STEPS[1]}.", "the device's preset")
     ] = None
-    batch: Annotated[int | None, said("Samples a step, of every part; less memory with less.", "the preset's")] = None
+    minutes: Annotated[
+        float | None,
+        said("As many steps as fit into so many minutes, all parts together, after renders are cached.", "by --steps"),
+    ] = None
+    batch: Annotated[int | None, said("Samples a step, of every part; fewer take less memory.", "the preset's")] = None
     seed: Annotated[int, said(f"Another seed, another prior; at least {SEED[0]}.")] = 0
     device: Annotated[str, said("Where to compute: cpu, cuda.")] = "cpu"
     cache: Annotated[
@@ -128,33 +132,7 @@ class Sample:
     output: Annotated[Path | None, said("The picture, a PNG.", "<prompt>-<seed>.png")] = None
 
 
-Command = (
-    Annotated[List, tyro.conf.subcommand("list", description=LIST_HELP, prefix_name=False)]
-    | Annotated[Train, tyro.conf.subcommand("train", description=TRAIN_HELP, prefix_name=False)]
-    | Annotated[Sample, tyro.conf.subcommand("sample", description=SAMPLE_HELP, prefix_name=False)]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate", description=EVALUATE_HELP, prefix_name=False)]
-)
-
-
-@dataclass(frozen=True)
-class Prior:
-    """`threed prior`, which does nothing by itself."""
-
-    command: Annotated[Command, tyro.conf.arg(name="")]
-
-
-def main(asked: List | Train | Sample | Evaluate) -> None:
-    if isinstance(asked, List):
-        show()
-    elif isinstance(asked, Train):
-        train(asked)
-    elif isinstance(asked, Sample):
-        sample(asked)
-    else:
-        evaluate(asked)
-
-
-def show() -> None:
+def show(_: List) -> None:
     """`threed prior list`: two lines a prior."""
     from threed.distill.folder import SHIPPED
     from threed.distill.hub.known import CONTROLS, KNOWN
@@ -242,6 +220,7 @@ def resolve(asked: Train) -> Settings:
 
 def sample(asked: Sample) -> None:
     """`threed prior sample`: check everything, draw, say where it is."""
+    check_words(prompt=asked.prompt)
     if not asked.prompt.strip():
         raise Mistake('the prompt is empty; say what to draw, for example: threed prior sample "a red chair"')
     check_ranges(asked, {"views": VIEWS, "seed": SEED})
@@ -280,3 +259,14 @@ def check_prior(prompt: str, name: str) -> None:
     from threed.run import Request
 
     priors.check_prior(Request(prompt, RECIPES["dreamfusion"], prior=name))
+
+
+COMMANDS = Group(
+    PRIOR_HELP,
+    {
+        "list": Command(List, LIST_HELP, show),
+        "train": Command(Train, TRAIN_HELP, train),
+        "sample": Command(Sample, SAMPLE_HELP, sample),
+        "evaluate": Command(Evaluate, EVALUATE_HELP, evaluate),
+    },
+)

@@ -16,12 +16,12 @@ from rich.console import Console
 from threed.errors import Mistake, unknown
 
 if TYPE_CHECKING:
-    from threed.cli import Text
     from threed.distill.personal import Learns
     from threed.distill.prior import Prior
     from threed.image_cli import Picture
     from threed.recipe import Recipe
     from threed.run import Control, Request
+    from threed.text_cli import Text
 
 
 def for_prior(recipe: Recipe, asked: Text | Picture) -> Recipe:
@@ -143,9 +143,10 @@ def check_prior(request: Request) -> None:
         check_compiler(request)
         return check_checkpoint(request)
     folder = located(request.prior)
-    if not folder.is_dir():
+    if request.prior != "embedded" and not (folder / "prior.json").is_file():
         raise Mistake(
-            f"unknown prior {request.prior!r}; it is neither a folder nor one of: embedded; see: threed prior list"
+            f"unknown prior {request.prior!r}; it is neither embedded nor a folder with a prior.json; "
+            "see: threed prior list"
         )
     try:
         kept(verify)(folder)
@@ -156,7 +157,8 @@ def check_prior(request: Request) -> None:
         for what, prompt, beside in (*prompts, ("--negative", request.negative, 0)):
             count = len(pieces(tokenizer, prompt)) + beside
             if count > limit:
-                raise Mistake(f"the {what} {prompt!r} takes {count} tokens of at most {limit}; shorten it")
+                shown = prompt if len(prompt) <= 100 else prompt[:96] + " ..."
+                raise Mistake(f"the {what} {shown!r} takes {count} tokens of at most {limit}; shorten it")
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
 

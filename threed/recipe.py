@@ -122,7 +122,7 @@ class AssetSettings:
 @dataclass(frozen=True)
 class Recipe:
     name: str
-    about: str  # one line for --help
+    about: str  # what it is and whose, in one line
     wants: Literal["text", "picture"] = "text"  # what it makes an asset of: `threed text` or `threed image`
     start: str = "sphere"  # one of STARTS, or a mesh file, which "mesh" asks for
     drawn: Drawn | None = None  # what the prior draws first, for the stages to be fitted to

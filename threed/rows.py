@@ -19,10 +19,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from threed.cli import Text
 from threed.errors import Mistake, unknown
 from threed.image_cli import Picture
 from threed.run import SLUG_LENGTH, slug
+from threed.text_cli import Text
 
 MOST_BYTES, MOST_ROWS = 16 * 2**20, 10_000
 SUFFIXES = (".csv", ".txt", ".jsonl")

@@ -213,9 +213,12 @@ def settings(tree: Any, name: str = "") -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting, by name, in which two requests differ, and both its values (None where there is none)."""
+    """The recipe's name, or else the first setting by name, in which two requests differ, and both its values.
+
+    A value is None where there is none.
+    """
     before, after = settings(old), settings(new)
-    for name in sorted(before.keys() | after.keys()):
+    for name in sorted(before.keys() | after.keys(), key=lambda name: (name != "recipe.name", name)):
         if before.get(name) != after.get(name):
             return name, before.get(name), after.get(name)
     return None
@@ -232,20 +235,23 @@ def check(folder: Path, request: Request, resume: bool, overwrite: bool) -> None
     found = [path.name for path in _written(folder)]
     if not found or overwrite:
         return
-    if not resume:
-        raise Mistake(
-            f"{where} already holds a run ({found[0]}); continue it with --resume, replace it with --overwrite, "
-            "or choose another --output"
-        )
     try:
-        old = json.loads((folder / "recipe.json").read_bytes())
+        changed = difference(json.loads((folder / "recipe.json").read_bytes()), json.loads(request.to_json()))
     except (OSError, ValueError) as error:
-        raise Mistake(f"{where} has no readable recipe.json to resume from; replace it with --overwrite") from error
-    if changed := difference(old, json.loads(request.to_json())):
+        raise Mistake(
+            f"{where} already holds a run ({found[0]}) without a readable recipe.json to resume from; replace it with "
+            "--overwrite, or choose another --output"
+        ) from error
+    if changed:
         name, before, after = changed
         raise Mistake(
-            f"{where} holds a checkpoint of another recipe: {name} was {before!r} and is {after!r} now; "
-            "use the old value, --overwrite, or another --output"
+            f"{where} holds another run: {name} was {before!r} and is {after!r} now; choose another --output, replace "
+            "it with --overwrite, or use the old value"
+        )
+    if not resume:
+        raise Mistake(
+            f"{where} already holds this run ({found[0]}); continue it with --resume, replace it with --overwrite, "
+            "or choose another --output"
         )
 
 

@@ -50,7 +50,9 @@ def main(asked: View) -> None:
     with opened(asked.what, asked.port) as site:
         opens = asked.browser and browser.open_page(site.address)
         hint = "" if opens or not asked.browser else "; no browser was found here, open the address in one"
-        Console().print(f"{asked.what} is at {site.address} (Ctrl-C ends it){hint}", highlight=False, soft_wrap=True)
+        Console().print(
+            f"{asked.what} is at {site.address} (Ctrl-C ends it){hint}", highlight=False, markup=False, soft_wrap=True
+        )
         with suppress(KeyboardInterrupt):
             site.serve_forever()
 

@@ -74,12 +74,12 @@ def work(job: Job) -> Outcome:
 
 def make(job: Job, folder: Path) -> None:
     """As `threed text` or `threed image` would. Raises whatever they raise."""
-    from threed import cli, image_cli
+    from threed import image_cli, text_cli
     from threed.rows import Row
 
     asked = Row(job.line, job.cells, job.home).asked(folder, job.overwrite)
-    if isinstance(asked, cli.Text):
-        cli.text(asked)
+    if isinstance(asked, text_cli.Text):
+        text_cli.main(asked)
     else:
         image_cli.main(asked)
 
