@@ -73,6 +73,8 @@ def check(document: Document, preset: Preset | None = None) -> list[Finding]:
         found += [*shape_findings(surface), *look_findings(usable), pivot(surface.mesh), scale(surface.mesh)]
         found += [budget(len(surface.mesh.faces), preset)]
     real = [x for x in found if x is not None]
+    if preset and not preset.lit:
+        real = [x for x in real if x.name != "normals-missing"]
     if preset and preset.watertight:
         real = [replace(x, severity="error") if x.name in UNTIGHT else x for x in real]
     return sorted(real, key=lambda x: -SEVERITIES.index(x.severity))

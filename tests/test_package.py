@@ -309,6 +309,19 @@ def test_prints_are_in_millimetres_and_stand_on_their_plate(ball, tmp_path):
     assert box.volume == pytest.approx(6e6, rel=1e-4)
 
 
+def test_prints_are_judged_in_their_own_unit_and_axes(ball, tmp_path, capsys):
+    """Taken for an engine's, a metre of millimetres is a kilometre that lies on its side."""
+    export(ball, tmp_path / "ball.glb")
+    for suffix in (".obj", ".ply", ".stl"):
+        made = tmp_path / f"print{suffix}"
+        assert main(["export", str(tmp_path / "ball.glb"), "--preset", "print", "--output", str(made)]) == 0
+        assert main(["check", str(made), "--preset", "print", "--json"]) == 0
+        (told,) = json.loads("[" + capsys.readouterr().out.partition("\n[\n")[2])
+        assert told["figures"]["size"] == pytest.approx([2, 2, 2], abs=1e-2)
+        assert {x["name"] for x in told["findings"]} <= {"uvs-missing"}
+        assert main(["check", str(made)]) == 1
+
+
 def test_every_format_brings_the_shape_back(ball, tmp_path):
     for suffix in ENCODERS:
         if suffix == ".usdz" and find_spec("pxr") is None:
