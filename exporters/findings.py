@@ -153,7 +153,8 @@ def open_edges(edges: Edges) -> Finding | None:
     count = int(edges.border.sum())
     if not count:
         return None
-    message = f"it is not watertight: {count} open edges around {defects.holes(edges)} holes"
+    holes = defects.holes(edges)
+    message = f"it is not watertight: {count} open edges around {holes} {'hole' if holes == 1 else 'holes'}"
     return Finding("warning", "open", message, "close them, or threed export --watertight")
 
 

@@ -86,7 +86,7 @@ def check_ranges(asked: object, ranges: Mapping[str, tuple[float, float]]) -> No
         value = getattr(asked, name)
         if value is not None and not low <= value <= high:  # NaN is in no range
             flag = "--" + name.replace("_", "-")
-            raise Mistake(f"{flag} is {value}; it must lie between {low:g} and {high:g}")
+            raise Mistake(f"{flag} is {value}; it must lie between {low:.15g} and {high:.15g}")
 
 
 def check_asset_flags(asked: object) -> None:
