@@ -19,8 +19,8 @@ from threed.renderers.ops import ops
 
 MOST_FACES = 60_000  # xatlas 0.0.11 takes minutes for more, and ended the process on spheres of 81,920
 LARGE = 10_000  # triangles, beyond which charts are grown to SMALL_COST
-# How far a chart may be from flat and round. Whenever one grows by a triangle, xatlas looks at all of it again, so large
-# meshes pay for its own 2.0 with the square of their triangles, and get no fewer charts for it.
+# How far a chart may be from flat and round. Whenever one grows by a triangle, xatlas looks at all of it again, so that
+# large meshes pay for its own 2.0 with the square of their triangles, and get a layout that is hardly better.
 SMALL_COST = 0.75
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice

@@ -426,3 +426,8 @@ def test_odd_names_go_out_and_come_back(name, ball, tmp_path, monkeypatch):
         assert main(["export", "it.glb", "--output", f"out/{name}{suffix}"]) == 0
         assert main(["check", f"out/{name}{suffix}"]) == 0
         assert len(read(tmp_path / "out" / f"{name}{suffix}").material.base_color) == 128
+    tree = json.loads((tmp_path / "out" / f"{name}.gltf").read_bytes())
+    for uri in (tree["buffers"][0]["uri"], tree["images"][0]["uri"]):
+        assert not set(uri) & {*" %#?&<>\"'"}  # which readers would have to undo, and not all do
+        assert (tmp_path / "out" / uri).is_file()
+        assert uri.encode() in (tmp_path / "out" / f"{name}.gltf").read_bytes()
