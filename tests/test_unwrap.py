@@ -129,6 +129,16 @@ def test_the_same_mesh_gives_the_same_layout():
     assert torch.equal(first[1], second[1])
 
 
+def test_large_meshes_get_charts_of_their_own(monkeypatch):
+    """Counted in triangles, from one more than LARGE on."""
+    mesh, layouts = torus(), []
+    for large in (MOST_FACES, len(mesh.faces), len(mesh.faces) - 1):
+        monkeypatch.setattr(module, "LARGE", large)
+        layouts.append(unwrap(mesh, SIZE)[1])
+    assert torch.equal(layouts[0], layouts[1])
+    assert not torch.equal(layouts[1], layouts[2])
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way to hold it to one core")
 def test_the_threads_of_xatlas_do_not_show():
     """Two bodies are two tasks; held to one core, its threads take turns at what they did beside each other."""
