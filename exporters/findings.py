@@ -73,6 +73,8 @@ def check(document: Document, preset: Preset | None = None) -> list[Finding]:
         found += [*shape_findings(surface), *look_findings(usable), pivot(surface.mesh), scale(surface.mesh)]
         found += [budget(len(surface.mesh.faces), preset)]
     real = [x for x in found if x is not None]
+    if preset and not preset.lit:
+        real = [x for x in real if x.name != "normals-missing"]
     if preset and preset.watertight:
         real = [replace(x, severity="error") if x.name in UNTIGHT else x for x in real]
     return sorted(real, key=lambda x: -SEVERITIES.index(x.severity))
@@ -151,7 +153,8 @@ def open_edges(edges: Edges) -> Finding | None:
     count = int(edges.border.sum())
     if not count:
         return None
-    message = f"it is not watertight: {count} open edges around {defects.holes(edges)} holes"
+    holes = defects.holes(edges)
+    message = f"it is not watertight: {count} open edges around {holes} {'hole' if holes == 1 else 'holes'}"
     return Finding("warning", "open", message, "close them, or threed export --watertight")
 
 

@@ -105,7 +105,8 @@ def _add(tree: dict[str, Any], blobs: list[bytes], faces: Tensor, attributes: Ma
 
 
 def compact(tree: object) -> bytes:
-    return json.dumps(tree, separators=(",", ":")).encode()
+    """As UTF-8: Godot 3 does not put an emoji together that is escaped. Half a character becomes a question mark."""
+    return json.dumps(tree, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
 
 
 def split(asset: Asset) -> tuple[Int[Tensor, "S"], Int[Tensor, "F 3"]]:

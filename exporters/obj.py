@@ -14,6 +14,7 @@ import torch
 from threed.exporters import files
 from threed.exporters.glb import unit_normals
 from threed.renderers.mesh import Asset, Material
+from threed.renderers.names import plain_word
 
 SUFFIXES = {"map_Kd": "", "map_Pr": "_roughness", "map_Pm": "_metallic", "norm": "_normal"}
 
@@ -21,9 +22,9 @@ SUFFIXES = {"map_Kd": "", "map_Pr": "_roughness", "map_Pm": "_metallic", "norm":
 def encode_files(asset: Asset, name: str) -> dict[str, bytes]:
     """The files' bytes by their names, `name` being that of the OBJ, which comes last.
 
-    The others have no space in theirs, at which many programs end a name.
+    The others are called by `plain_word`.
     """
-    stem, found = _word(Path(name).stem), pictures(asset.material)
+    stem, found = plain_word(Path(name).stem), pictures(asset.material)
     names = {key: f"{stem}{SUFFIXES[key]}.png" for key in found}
     material = f"{stem}.mtl"
     return {names[key]: content for key, content in found.items()} | {
@@ -34,7 +35,7 @@ def encode_files(asset: Asset, name: str) -> dict[str, bytes]:
 
 def encode(asset: Asset, material_file: str) -> str:
     """Welded positions, UVs and normals of their own, corners as v/vt/vn."""
-    name = _word(asset.name)
+    name = plain_word(asset.name)
     uvs = torch.stack([asset.uvs[:, 0], 1 - asset.uvs[:, 1]], dim=-1)
     normals, normal_faces = unit_normals(asset).reshape(-1, 3).unique(dim=0, return_inverse=True)
     lines = [f"mtllib {material_file}", f"o {name}"]
@@ -48,7 +49,7 @@ def encode(asset: Asset, material_file: str) -> str:
 
 def encode_material(asset: Asset, textures: dict[str, str]) -> str:
     """The textures at full strength, diffuse only: Kd multiplies the picture, and a shine would be added to it."""
-    lines = [f"newmtl {_word(asset.name)}", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    lines = [f"newmtl {plain_word(asset.name)}", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
     return "\n".join(lines + [f"{key} {name}" for key, name in textures.items()]) + "\n"
 
 
@@ -62,8 +63,3 @@ def pictures(material: Material) -> dict[str, bytes]:
         # Not map_Bump, which half of all programs take for heights.
         found["norm"] = files.normal_png(material.normal)
     return found
-
-
-def _word(name: str) -> str:
-    """OBJ ends a name at a space."""
-    return "_".join(name.split()) or "asset"

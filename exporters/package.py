@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -19,7 +20,7 @@ from threed.exporters.report import verify
 from threed.exporters.simplify import simplify
 from threed.exporters.transfer import refitted
 from threed.exporters.unwrap import MOST_FACES, has_room
-from threed.renderers.document import COLLIDER
+from threed.renderers.document import COLLIDER, Document, placed
 from threed.renderers.mesh import Asset, Material, Mesh
 
 SMALLEST_TEXTURE, PLAIN_TEXTURE = 64, 512  # texels a side: of the last level; of what had a palette only
@@ -236,6 +237,16 @@ def oriented(asset: Asset, wanted: Wanted) -> Asset:
     return replace(
         asset, mesh=asset.mesh.with_vertices(asset.mesh.vertices @ turn.to(asset.mesh.vertices).T * preset.unit)
     )
+
+
+def righted(document: Document, suffix: str, preset: Preset) -> Document:
+    """What a file says, in metres and with +Y up, if it is as `oriented` writes it for the preset."""
+    if suffix not in UNITLESS:
+        return document
+    turn = Z_UP if preset.up == "z" else torch.eye(3)
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn.T.numpy() / preset.unit
+    return replace(document, primitives=tuple(placed(each, matrix) for each in document.primitives))
 
 
 def colliders(asset: Asset, wanted: Wanted, own: Mapping[str, Mesh]) -> tuple[dict[str, Mesh], list[str]]:

@@ -18,6 +18,10 @@ from threed.renderers.mesh import Mesh
 from threed.renderers.ops import ops
 
 MOST_FACES = 60_000  # xatlas 0.0.11 takes minutes for more, and ended the process on spheres of 81,920
+LARGE = 10_000  # triangles, beyond which charts are grown to SMALL_COST
+# How far a chart may be from flat and round. Whenever one grows by a triangle, xatlas looks at all of it again, so that
+# large meshes pay for its own 2.0 with the square of their triangles, and get a layout that is hardly better.
+SMALL_COST = 0.75
 ROOM = 0.05  # of the texture, that a layout has to fill to be of use
 OVERLAP = 0.05  # of what it fills, that it may fill twice
 MOST_WORK = 2**28  # texels to look at for overlaps
@@ -73,7 +77,10 @@ def _charts(mesh: Mesh) -> tuple[Float[np.ndarray, "T 2"], Int[np.ndarray, "F 3"
     size = np.ptp(vertices, axis=0).max()
     atlas = _atlas()
     atlas.add_mesh((vertices * (100 / size)).astype(np.float32), mesh.faces.cpu().numpy().astype(np.uint32))
-    atlas.generate()
+    options = xatlas.ChartOptions()
+    if len(mesh.faces) > LARGE:
+        options.max_cost = SMALL_COST
+    atlas.generate(chart_options=options)
     _, indices, uvs = atlas.get_mesh(0)
     return uvs * [atlas.width, atlas.height], indices.astype(np.int64)  # xatlas divides each axis by its own extent
 

@@ -74,7 +74,10 @@ def _parsed(content: bytes) -> Tree:
 
     if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"its JSON has more than {MOST_VALUES} values")
-    tree = json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
+    try:
+        tree = json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"there is no glTF in it: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError("its JSON is no object")
     return tree

@@ -229,15 +229,17 @@ def files(tmp_path):
         tmp_path / "turned.gltf",
     )
     (tmp_path / "broken.glb").write_bytes(b"glTF")
+    (tmp_path / "nothing.glb").write_bytes(b"")
     return tmp_path
 
 
 def test_exit_codes_follow_the_worst_finding(files, capsys):
     for name, code, told in (
         ("good.glb", 0, "nothing to find fault with"),
-        ("open.obj", 1, "warning it is not watertight: 3 open edges around 1 holes (close them"),
+        ("open.obj", 1, "warning it is not watertight: 3 open edges around 1 hole (close them"),
         ("turned.gltf", 2, "error   it is inside out (reverse its faces"),
         ("broken.glb", 2, "broken.glb' cannot be parsed"),
+        ("nothing.glb", 2, "nothing.glb' cannot be parsed (there is no glTF in it"),
         ("missing.glb", 2, "there is no file"),
     ):
         assert main(["check", str(files / name)]) == code

@@ -309,6 +309,19 @@ def test_prints_are_in_millimetres_and_stand_on_their_plate(ball, tmp_path):
     assert box.volume == pytest.approx(6e6, rel=1e-4)
 
 
+def test_prints_are_judged_in_their_own_unit_and_axes(ball, tmp_path, capsys):
+    """Taken for an engine's, a metre of millimetres is a kilometre that lies on its side."""
+    export(ball, tmp_path / "ball.glb")
+    for suffix in (".obj", ".ply", ".stl"):
+        made = tmp_path / f"print{suffix}"
+        assert main(["export", str(tmp_path / "ball.glb"), "--preset", "print", "--output", str(made)]) == 0
+        assert main(["check", str(made), "--preset", "print", "--json"]) == 0
+        (told,) = json.loads("[" + capsys.readouterr().out.partition("\n[\n")[2])
+        assert told["figures"]["size"] == pytest.approx([2, 2, 2], abs=1e-2)
+        assert {x["name"] for x in told["findings"]} <= {"uvs-missing"}
+        assert main(["check", str(made)]) == 1
+
+
 def test_every_format_brings_the_shape_back(ball, tmp_path):
     for suffix in ENCODERS:
         if suffix == ".usdz" and find_spec("pxr") is None:
@@ -389,7 +402,7 @@ def test_the_command_writes_all_and_says_so(ball, tmp_path, monkeypatch, capsys)
         (["it.glb", "--output", "it.fbx"], "must end with one of .glb, .gltf, .obj, .ply, .stl, .usdz"),
         (["it.glb", "--output", "it.glb"], "--output would replace 'it.glb'"),
         (["it.glb", "--output", "x" * 220 + ".glb"], "bytes too long"),
-        (["it.glb", "--faces", "3"], "--faces is 3; it must lie between 4"),
+        (["it.glb", "--faces", "3"], "--faces is 3; it must lie between 4 and 2000000"),
         (["it.glb", "--texture-size", "100"], "power of two"),
         (["it.glb", "--collider", "box"], "unknown collider 'box'"),
         (["bad.glb"], "cannot be parsed"),
@@ -413,3 +426,8 @@ def test_odd_names_go_out_and_come_back(name, ball, tmp_path, monkeypatch):
         assert main(["export", "it.glb", "--output", f"out/{name}{suffix}"]) == 0
         assert main(["check", f"out/{name}{suffix}"]) == 0
         assert len(read(tmp_path / "out" / f"{name}{suffix}").material.base_color) == 128
+    tree = json.loads((tmp_path / "out" / f"{name}.gltf").read_bytes())
+    for uri in (tree["buffers"][0]["uri"], tree["images"][0]["uri"]):
+        assert not set(uri) & {*" %#?&<>\"'"}  # which readers would have to undo, and not all do
+        assert (tmp_path / "out" / uri).is_file()
+        assert uri.encode() in (tmp_path / "out" / f"{name}.gltf").read_bytes()

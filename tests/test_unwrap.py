@@ -1,5 +1,7 @@
 """Charts against a brute-force raster: inside the square, apart, never twice on a texel, evenly dense."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from threed.exporters.unwrap import MOST_FACES, unwrap
+from threed.exporters import unwrap as module
+from threed.exporters.unwrap import LARGE, MOST_FACES, unwrap
 from threed.renderers.mesh import Mesh
 
 SIZE = 256
@@ -50,10 +53,14 @@ def touched(triangles, size):
         yield y[inside], x[inside]
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=[*SHAPES, "large"])
 def layout(request):
-    mesh = SHAPES[request.param]
-    return mesh, *unwrap(mesh, SIZE)
+    """`large` takes the way of large meshes with a small one."""
+    mesh = SHAPES.get(request.param, SHAPES["bumpy"])
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "large":
+            patch.setattr(module, "LARGE", 0)
+        return mesh, *unwrap(mesh, SIZE)
 
 
 def test_uvs_lie_in_the_square_one_for_each_corner(layout):
@@ -120,6 +127,33 @@ def test_the_same_mesh_gives_the_same_layout():
     first, second = unwrap(bumpy(), SIZE), unwrap(bumpy(), SIZE)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+def test_large_meshes_get_charts_of_their_own(monkeypatch):
+    """Counted in triangles, from one more than LARGE on."""
+    mesh, layouts = torus(), []
+    for large in (MOST_FACES, len(mesh.faces), len(mesh.faces) - 1):
+        monkeypatch.setattr(module, "LARGE", large)
+        layouts.append(unwrap(mesh, SIZE)[1])
+    assert torch.equal(layouts[0], layouts[1])
+    assert not torch.equal(layouts[1], layouts[2])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way to hold it to one core")
+def test_the_threads_of_xatlas_do_not_show():
+    """Two bodies are two tasks; held to one core, its threads take turns at what they did beside each other."""
+    ball = bumpy(4)
+    pair = Mesh(torch.cat([ball.vertices, ball.vertices + 3]), torch.cat([ball.faces, ball.faces + len(ball.vertices)]))
+    assert len(pair.faces) > LARGE
+    cores = os.sched_getaffinity(0)
+    many = unwrap(pair, 2 * SIZE)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        one = unwrap(pair, 2 * SIZE)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert torch.equal(many[0], one[0])
+    assert torch.equal(many[1], one[1])
 
 
 def test_a_texture_too_small_is_refused():

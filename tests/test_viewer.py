@@ -453,6 +453,13 @@ def test_nothing_is_written(site: Site, outputs: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
 
 
+def test_what_an_odd_name_names_is_offered_with_it(tmp_path: Path) -> None:
+    for name, others in (("a b.obj", ["a_b.png", "a_b.mtl"]), ("c d.gltf", ["c_d.png", "c_d.bin"])):
+        export(box(), tmp_path / name)
+        for site in served(Site(tmp_path, tmp_path / name)):
+            assert [file["name"] for file in told(site)["downloads"]] == [name, *others]
+
+
 def test_an_obj_becomes_a_glb(tmp_path: Path) -> None:
     export(box(), tmp_path / "crate.obj")
     (tmp_path / "bad.obj").write_text("f 1 2 3\n")

@@ -24,7 +24,7 @@ HELP = """Judge mesh files before a game meets them: GLB, glTF, OBJ, PLY, STL, U
 
 One line says what is in a file, and one what was found for each finding: an error (engines refuse the file or show it
 wrongly), a warning (some do, or work with it will go wrong), a note (it may be meant), each with its remedy. With
---preset, what that engine does not take is an error.
+--preset, what that engine does not take is an error, and OBJ, PLY and STL are taken to be in its unit and its axes.
 
 Exit code: 0 for notes and less, 1 for warnings, 2 for errors, among them files that cannot be read.
 
@@ -80,6 +80,7 @@ def mesh_of(path: Path) -> Path:
 def judged(path: Path, preset: Preset | None) -> tuple[Path, dict[str, Any], list[Finding]]:
     """A file's figures, and what was found; a file that cannot be read has one finding."""
     from threed.exporters.findings import Finding, check
+    from threed.exporters.package import righted
     from threed.renderers.read import opened
 
     try:
@@ -87,6 +88,8 @@ def judged(path: Path, preset: Preset | None) -> tuple[Path, dict[str, Any], lis
     except ValueError as error:
         message, _, remedy = str(error).rpartition("; ")
         return path, {}, [Finding("error", "unreadable", message, remedy)]
+    if preset:
+        document = righted(document, path.suffix.lower(), preset)
     return path, figures(document), check(document, preset)
 
 

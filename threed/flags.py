@@ -105,7 +105,7 @@ def flag_of(name: str) -> str:
 
 def plain(number: float) -> str:
     """Whole numbers digit by digit, others as short as they can be."""
-    return str(number) if isinstance(number, int) else f"{number:g}"
+    return str(number) if isinstance(number, int) else f"{number:.15g}"
 
 
 def check_words(**given: str) -> None:

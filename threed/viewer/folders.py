@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
+from threed.renderers.names import plain_word
 from threed.viewer.progress import number, progress
 from threed.viewer.words import facts
 
@@ -209,10 +210,13 @@ def _levels(main: Path | None, meshes: list[Path]) -> dict[int, Path]:
 
 
 def _offered(file: Path, shown: Path, main: Path | None) -> bool:
-    """Of a run everything is offered; beside a mesh, what begins with its name."""
+    """Of a run everything is offered; beside a mesh, what begins with its name, or as the files that it names do."""
     if shown.is_dir():
         return file.name not in {"progress.png", "metrics.jsonl", "log.txt"}
-    return main is not None and file.name.startswith(_own_name(LEVEL, main))
+    if main is None:
+        return False
+    name = _own_name(LEVEL, main)
+    return file.name.startswith((name, plain_word(name)))
 
 
 def _json(folder: Path, name: str) -> tuple[dict[str, Any], str | None]:
