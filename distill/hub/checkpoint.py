@@ -169,7 +169,7 @@ def verify(checkpoint: Checkpoint) -> None:
     if checkpoint.weights:
         header(checkpoint.weights)
     else:
-        _check_shapes(checkpoint, family.network, index[family.network][1])
+        _check_shapes(checkpoint, family.network)
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
     if family.shown:
@@ -242,11 +242,11 @@ def header(path: Path) -> dict[str, list[int]]:
         raise UnreadablePrior(f"cannot use {path}: {error}; copy or download it again") from error
 
 
-def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
+def _check_shapes(checkpoint: Checkpoint, part: str) -> None:
     """That the network's weights are those of the architecture that its configuration says."""
     stored = {k: v for path in weight_files(checkpoint, part) for k, v in header(path).items()}
     try:
-        network, names = blank(checkpoint, part, name)
+        network, names = blank(checkpoint, part)
         wanted = {names.get(key, key): list(value.shape) for key, value in network.state_dict().items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UnreadablePrior(
@@ -265,16 +265,20 @@ def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
         )
 
 
-def blank(checkpoint: Checkpoint, part: str, name: str) -> tuple[Any, dict[str, str]]:
-    """A network of diffusers' without weights, and what the file calls those that have another name there."""
+def blank(checkpoint: Checkpoint, part: str) -> tuple[Any, dict[str, str]]:
+    """A network without weights, as its configuration says, and what the file calls those that have another name."""
     import diffusers
     import torch
+    import transformers
 
-    if foreign := checkpoint.family.foreign:
-        return foreign.blank(json.loads((checkpoint.folder / part / "config.json").read_text(encoding="utf-8")))
-    kind = getattr(diffusers, name)
+    folder, (library, name) = checkpoint.folder / part, checkpoint.index[part]
+    if part == checkpoint.family.network and (foreign := checkpoint.family.foreign):
+        return foreign.blank(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
     with torch.device("meta"):
-        return kind.from_config(kind.load_config(checkpoint.folder / part, local_files_only=True)), {}
+        if library == "diffusers":
+            return kind.from_config(kind.load_config(folder, local_files_only=True)), {}
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True)), {}
 
 
 def _check_lora(path: Path) -> None:

@@ -38,7 +38,6 @@ from threed.distill.hub.families import Words
 from threed.distill.prior import Conditions, Pictures, Prompt, from_pixels
 from threed.renderers.camera import Cameras
 
-PIXELS = 256  # a side of the pictures of all that was trained so far; some configurations have Stable Diffusion's 512
 DISTANCE = 1.85  # the middle of those that were trained, 1.5 to 2.2
 LAYERS = {"clip_camera_projection": "proj", "cc_projection": "projection"}  # a linear one, by its component
 CAMERA = 4  # numbers
@@ -165,7 +164,6 @@ def agreed(checkpoint: Checkpoint, fit: dict[str, tuple[Any, Any]]) -> None:
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> NovelView:
     """Raises UnreadablePrior when a file is at fault."""
     base, part = text_to_image.load(checkpoint, device, dtype), _projection(checkpoint)
-    base = replace(base, image_size=min(base.image_size, PIXELS))
     with readable(checkpoint.folder / part):
         found = {k: v.float().to(device) for path in weight_files(checkpoint, part) for k, v in load_file(path).items()}
     weight, bias = (found[f"{LAYERS[part]}.{name}"] for name in ("weight", "bias"))
