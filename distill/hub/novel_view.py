@@ -30,8 +30,8 @@ from torch.nn.functional import linear
 
 from threed.distill.conditions import before
 from threed.distill.embedded import Reference
-from threed.distill.folder import UnreadablePrior, readable
-from threed.distill.hub import components, text_to_image
+from threed.distill.folder import readable
+from threed.distill.hub import components, fit, text_to_image
 from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import OWN, Checkpoint, header, weight_files
 from threed.distill.hub.families import Words
@@ -139,7 +139,7 @@ def check(checkpoint: Checkpoint) -> None:
     with readable(folder):
         unet, clip = told("unet"), told("image_encoder")
         said, context = clip["projection_dim"], unet["cross_attention_dim"]
-        fit = {
+        wanted = {
             "in_channels of the unet": (unet["in_channels"], 2 * told("vae")["latent_channels"]),
             f"weight of the {part}": (shape(part, f"{LAYERS[part]}.weight"), [context, said + CAMERA]),
             f"bias of the {part}": (shape(part, f"{LAYERS[part]}.bias"), [context]),
@@ -148,17 +148,7 @@ def check(checkpoint: Checkpoint) -> None:
                 [said, clip["hidden_size"]],
             ),
         }
-    agreed(checkpoint, fit)
-
-
-def agreed(checkpoint: Checkpoint, fit: dict[str, tuple[Any, Any]]) -> None:
-    """That what was found is what is wanted. Raises UnreadablePrior."""
-    for what, (found, wanted) in fit.items():
-        if found != wanted:
-            raise UnreadablePrior(
-                f"{checkpoint.folder} cannot be {checkpoint.family.about}: the {what} is {found} and should be "
-                f"{wanted}; copy the checkpoint's folder again, or use another, see: threed prior list"
-            )
+    fit.agreed(checkpoint, wanted)
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> NovelView:

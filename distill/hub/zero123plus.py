@@ -33,7 +33,8 @@ from threed.distill.hub import components, text_to_image
 from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.families import Words
-from threed.distill.hub.novel_view import agreed, in_front_of, pixel_values
+from threed.distill.hub.fit import agreed
+from threed.distill.hub.novel_view import in_front_of, pixel_values
 from threed.distill.hub.text_to_image import sized
 from threed.distill.prior import Conditions, Pictures, Prediction, Prompt, from_pixels, pixels
 from threed.distill.rig import Rig
