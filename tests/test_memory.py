@@ -365,6 +365,32 @@ def test_too_little_is_a_mistake(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_gpu_that_is_too_small_for_a_prior(
+    stable: None,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is said before any work, with what helps; and a run whose memory is full after all says that, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("threed.machine.check_gpu", lambda: None)
+    monkeypatch.setattr("threed.machine.gpu_memory", lambda: 6.2e9)
+    dream = ["text", "a barrel", "--recipe", "dreamfusion", "--prior", f"sd:{folders['sd']}", "--device", "cuda"]
+    assert main(dream) == 2
+    said = capsys.readouterr().err
+    assert "takes 6.8 GB, and this GPU has 6.2; use --vram 6, which looks for settings that fit" in said
+    assert not list(tmp_path.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("threed.pipeline.text_to_3d", full)
+    assert main([*dream, "--vram", "6"]) == 1
+    assert "the memory of 'cuda' is full; use --vram with the gigabytes that are free" in capsys.readouterr().err
+
+
 def test_the_request_says_it_and_the_prior_does_it(
     stable: None, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from threed.distill.hub.around import Around
-from threed.distill.hub.checkpoint import found, is_checkpoint
+from threed.distill.hub.checkpoint import Checkpoint, found, is_checkpoint
 from threed.distill.losses import LEARNING
 from threed.errors import Mistake
 from threed.footprint import Footprint, footprint, sides
@@ -37,24 +37,45 @@ def planned(
     """
     if not is_checkpoint(prior):
         return recipe, Thrift(gigabytes)
-    checkpoint = found(prior, lora)
+    checkpoint, needed = found(prior, lora), []
     own, step = sides(checkpoint)
     smaller = [side for side in (own * 3 // 4, own // 2) if side % step == 0 and checkpoint.family.latent]
-    learns, needed = bool(recipe.learns) or any(isinstance(stage.loss, LEARNING) for stage in recipe.stages), []
     for thrift in (
         Thrift(gigabytes),
         Thrift(gigabytes, checkpointed=True),
         *(Thrift(gigabytes, True, side) for side in smaller),
     ):
         thrifty, side = frugal(recipe, thrift), thrift.side or own
-        bytes_ = footprint(checkpoint, torch.device(device), side, thrift.checkpointed, learns, control)
-        needed.append(need(thrifty, bytes_))
+        needed.append(_taken(thrifty, checkpoint, device, side, thrift.checkpointed, control))
         if needed[-1] <= 1e9 * gigabytes:
             return thrifty, thrift
     raise Mistake(
         f"--vram is {gigabytes:g}, and recipe {recipe.name!r} with the prior {prior!r} takes "
         f"{min(needed) / 1e9:.1f} GB at least; use a smaller --prior, see: threed prior list, or another --recipe"
     )
+
+
+def check_room(
+    recipe: Recipe, prior: str, lora: str | None, device: str, there: float, control: Path | None = None
+) -> None:
+    """That a GPU of so many bytes holds the recipe as it is, as far as that can be counted. Raises Mistake."""
+    if not is_checkpoint(prior):
+        return
+    checkpoint = found(prior, lora)
+    taken = _taken(recipe, checkpoint, device, sides(checkpoint)[0], False, control)
+    if taken > there:
+        raise Mistake(
+            f"recipe {recipe.name!r} with the prior {prior!r} takes {taken / 1e9:.1f} GB, and this GPU has "
+            f"{there / 1e9:.1f}; use --vram {max(2, int(there / 1e9))}, which looks for settings that fit, or a "
+            "smaller --prior"
+        )
+
+
+def _taken(
+    recipe: Recipe, checkpoint: Checkpoint, device: str, side: int, checkpointed: bool, control: Path | None
+) -> float:
+    learns = bool(recipe.learns) or any(isinstance(stage.loss, LEARNING) for stage in recipe.stages)
+    return need(recipe, footprint(checkpoint, torch.device(device), side, checkpointed, learns, control))
 
 
 def frugal(recipe: Recipe, thrift: Thrift) -> Recipe:

@@ -194,17 +194,24 @@ def check_checkpoint(request: Request) -> None:
 
 
 def within(request: Request, gigabytes: float | None) -> Request:
-    """The request with settings that fit into so much memory. Raises Mistake where none does."""
-    if gigabytes is None:
+    """The request with settings that fit into so much memory; without a number, as it is, where a GPU has the room.
+
+    Raises Mistake where none does.
+    """
+    if gigabytes is None and request.device != "cuda":
         return request
     from threed.distill.folder import UnreadablePrior
     from threed.distill.hub import controlnet
-    from threed.memory import planned
+    from threed.machine import gpu_memory
+    from threed.memory import check_room, planned
 
-    told = request.prior, request.lora, request.device
+    told = request.recipe, request.prior, request.lora, request.device
     try:
         control = controlnet.found(request.control.name) if request.control else None
-        recipe, thrift = planned(request.recipe, *told, gigabytes, control)
+        if gigabytes is None:
+            check_room(*told, gpu_memory(), control)
+            return request
+        recipe, thrift = planned(*told, gigabytes, control)
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
     return replace(request, recipe=recipe, thrift=thrift)
