@@ -160,7 +160,7 @@ def alive(pid: int) -> bool:
 
 
 def test_work_tells_what_may_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from threed.errors import Failure, Mistake
+    from threed.errors import Crowded, Failure, Mistake
 
     def failing(error: Exception) -> Outcome:
         def make(*_: object) -> None:
@@ -171,6 +171,7 @@ def test_work_tells_what_may_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     assert failing(Mistake("no")) == Outcome(False, "no")
     assert failing(Failure("no")) == Outcome(False, "no")
+    assert failing(Crowded("no room")) == Outcome(False, "no room", may_pass=True)
     assert failing(OSError(28, "full")) == Outcome(False, "OSError: [Errno 28] full", may_pass=True)
     assert failing(MemoryError("much")) == Outcome(False, "MemoryError: much", may_pass=True)
     assert "MemoryError: much" in (tmp_path / "log.txt").read_text()

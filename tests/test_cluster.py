@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from threed.batch import carry_out
 from threed.cli import main
-from threed.cluster import Cluster, Maker, answering, connected
+from threed.cluster import Cluster, Maker, answering
 from threed.errors import Mistake
 from threed.worker import Job, Outcome
 
@@ -58,6 +57,7 @@ def test_no_cluster_costs_seconds_and_a_line(
     assert main(["batch", "l.txt", "--ray", address]) == 2
     assert time.monotonic() - began < 20
     assert f"there is no Ray cluster at '{address}'" in capsys.readouterr().err
+    assert os.listdir() == ["l.txt"]
 
 
 @pytest.mark.parametrize("address", ["here", "host", "host:", "host:99999", "host:0", ":6379", "http://host:1/x", ""])
@@ -66,10 +66,13 @@ def test_what_is_no_address(address: str) -> None:
         answering(address)
 
 
-def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(Mistake, match=r'pip install "threed-assets\[ray\]"'):
-        connected("local")
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("threed.cluster.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    Path("l.txt").write_text("a barrel\n")
+    assert main(["batch", "l.txt", "--output", "library", "--ray", "local"]) == 2
+    assert 'pip install "threed-assets[ray]"' in capsys.readouterr().err
+    assert not Path("library").exists()
 
 
 def test_an_actor_that_does_not_see_the_library(tmp_path: Path) -> None:

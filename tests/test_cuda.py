@@ -465,6 +465,21 @@ def test_a_gpu_that_cannot_do_it(gpu: SimpleNamespace) -> None:
         device_of("cuda")
 
 
+def test_a_driver_that_is_too_old_for_pytorch(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which then sees no GPU at all."""
+    gpu.there = False
+    monkeypatch.setattr(driver, "version", lambda: (11, 4))
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    said = "the driver is for CUDA 11.4 and this PyTorch for 12.8; update the driver"
+    with pytest.raises(Mistake, match=f"finds no device 'cuda' on this machine: {re.escape(said)}, or use --device"):
+        device_of("cuda")
+    (cuda,) = doctor.graphics()
+    assert (cuda.state, cuda.remedy) == ("NOTE", said)
+    assert device_of("auto") == "cpu"
+    monkeypatch.setattr(driver, "version", lambda: (12, 1))
+    assert doctor.unseen() == ""
+
+
 def test_what_the_doctor_says_of_a_gpu(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "version", lambda: (12, 4))
     monkeypatch.setattr(compiler, "nvrtc", lambda: SimpleNamespace(version=(12, 9)))

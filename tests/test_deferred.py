@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from threed.memory import Live
+from threed.live import Live
 from threed.nerf import NeRF, NeRFConfig
 from threed.paint import PaintConfig
 from threed.regularizers import orientation, z_variance

@@ -125,6 +125,34 @@ WRONG = [
         "sd has a pipeline.Evil for its unet, and it has to be UNet2DConditionModel; use another checkpoint",
     ),
     (lambda sd: (sd / "unet" / "config.json").write_text('{"in_channels": "many"}'), "cannot build the unet of sd"),
+    *(
+        (
+            lambda sd, path=path: (sd / path).write_text("[]"),
+            f"cannot read sd/{path}: it is no table; copy the checkpoint's folder again",
+        )
+        for path in ("unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+    ),
+    (lambda sd: (sd / "tokenizer" / "tokenizer_config.json").write_text("{"), "tokenizer_config.json: Expecting prop"),
+    (
+        lambda sd: change(sd / "vae" / "config.json", block_out_channels=[8, 16]),
+        "the vae of sd is not what its config.json says: it has 87 weights less, such as one of [8, 16, 1, 1]; the",
+    ),
+    (
+        lambda sd: change(sd / "vae" / "config.json", latent_channels=3),
+        "the vae of sd is not what its config.json says",
+    ),
+    (
+        lambda sd: change(sd / "text_encoder" / "config.json", hidden_size=32),
+        "sd cannot be Stable Diffusion 1 and 2: the width of what its text encoders say is 32 and should be 16; copy",
+    ),
+    (
+        lambda sd: change(sd / "model_index.json", _class_name="StableDiffusionInstructPix2PixPipeline"),
+        "sd cannot be InstructPix2Pix: the in_channels of the unet is 4 and should be 8",
+    ),
+    (
+        lambda sd: change(sd / "scheduler" / "scheduler_config.json", prediction_type="banana"),
+        "the scheduler of sd says that its network predicts 'banana', which nobody knows; use another checkpoint",
+    ),
 ]
 
 

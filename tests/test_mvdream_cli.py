@@ -126,8 +126,8 @@ WRONG = [
         lambda mv: change(mv / "unet" / "config.json", camera_dim=12),
         "its cameras have 12 numbers, and MVDream's have 16",
     ),
-    (lambda mv: (mv / "unet" / "config.json").write_text("[]"), "cannot build the unet of mv"),
-    (lambda mv: (mv / "unet" / "config.json").write_text("{"), "cannot build the unet of mv"),
+    (lambda mv: (mv / "unet" / "config.json").write_text("[]"), "cannot read mv/unet/config.json"),
+    (lambda mv: (mv / "unet" / "config.json").write_text("{"), "cannot read mv/unet/config.json"),
     (
         lambda mv: change(mv / "model_index.json", unet=["diffusers", "UNet2DConditionModel"]),
         "mv has a diffusers.UNet2DConditionModel for its unet, and it has to be MultiViewUNetModel",

@@ -26,7 +26,8 @@ from threed.distill.text import TABLE
 from threed.distill.vsd import lesson
 from threed.distill.word import ALONE, heard, spoken
 from threed.errors import Mistake
-from threed.memory import CONTEXT, SLACK, Footprint, need
+from threed.footprint import Footprint
+from threed.memory import CONTEXT, SLACK, need
 from threed.personal import LEARNED, Shown, acquainted, practise
 from threed.priors import learning
 from threed.recipes import LEARNS, RECIPES
@@ -394,9 +395,9 @@ def test_what_learning_takes_is_counted():
     """A word: the text encoders and one picture; a network: the group of pictures that it is not to forget."""
     recipe = RECIPES["zero123"]
     recipe = replace(recipe, stages=tuple(replace(s, scene=replace(s.scene, resolution=1)) for s in recipe.stages))
-    prior = Footprint(weights=1e9, kept=0, encoding=0, denoising=0, learning=3e9)
+    prior = Footprint(weights=1e9, kept=0, encoding=0, denoising=0, learning=3e9, texts=2e9)
     found = {
-        name: need(replace(recipe, learns=learns), prior, int(2e9))
+        name: need(replace(recipe, learns=learns), prior)
         for name, learns in {"none": None, "word": Learns(Inversion()), "network": Learns(None, DreamBooth())}.items()
     }
     assert found["word"] == pytest.approx(SLACK * (1e9 + 2e9 + 3e9) + CONTEXT)

@@ -1,10 +1,12 @@
 """The figures of T3Bench's prompts, with a tiny CLIP of random weights; transformers itself says what it sees."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_assets import COLOURS, box
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
@@ -14,6 +16,9 @@ import run
 from sight import MEAN, SPREAD, Sight
 
 from threed.errors import Mistake
+from threed.exporters import export
+from threed.pictures import portraits
+from threed.renderers.camera import orbit
 from threed.rows import misnamed, read
 
 PROMPTS = ["a red box", "a green barrel", "two boxes"]
@@ -76,6 +81,38 @@ def test_the_list_is_one_for_the_batch(tmp_path: Path) -> None:
     assert [row.cells["prompt"] for row in rows] == prompts
     assert [row.name for row in rows] == run.names(prompts)
     assert misnamed(rows) == {}
+
+
+def test_three_prompts_become_figures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """One of each kind, through a batch that makes boxes of one colour."""
+    asked = []
+
+    def batch(arguments: list[str]) -> int:
+        _, rows, _, library, *flags = arguments
+        for row in read(Path(rows)):
+            (Path(library) / row.name).mkdir(parents=True)
+            export(box(colour=COLOURS[len(asked)]), Path(library) / row.name / "asset.glb")
+        asked.append(flags)
+        return 0
+
+    for kind, prompt in zip(run.KINDS, PROMPTS, strict=True):
+        (tmp_path / f"prompt_{kind}.txt").write_text(f"{prompt}\n")
+    library = tmp_path / "library"
+    told = ["--library", str(library), "--clip", str(folder), "--", "--workers", "2"]
+    monkeypatch.setattr(run, "threed", batch)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path), *told])
+    assert run.main() == 0
+    assert asked == [["--workers", "2"]] * 3
+    found, sight = json.loads((library / "t3bench.json").read_text()), Sight.load(folder)
+    for kind, prompt, colour in zip(run.KINDS, PROMPTS, COLOURS, strict=False):
+        seen = sight.cosines(portraits(box(colour=colour), orbit(run.VIEWS), sight.size), [prompt])
+        wanted = {"prompts": 1, "assets": 1, "clip_score": pytest.approx(100 * seen.mean().item(), abs=0.5)}
+        assert found[kind] == wanted | {"r_precision": 100.0}  # among one prompt
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ProlificDreamer 43.3" in said
+    assert "SJC 18.7" in said
 
 
 def test_without_prompts_it_says_where_they_are(

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from threed.distill.anneal import Anneal
 from threed.distill.folder import UnreadablePrior
 from threed.distill.hub import checkpoint, text_to_image
+from threed.distill.hub.families import FAMILIES
 from threed.distill.hub.schedule import Discrete, Straight
 from threed.distill.prior import Pictures, guide, prediction_from
 from threed.distill.score import Shown
@@ -55,6 +56,19 @@ def families(tmp_path_factory):
 def latents_of(prior, count=2, seed=0):
     side = prior.encode(torch.zeros(1, prior.image_size, prior.image_size, 3)).shape[1:]
     return normal(count, *side, seed=seed)
+
+
+def test_networks_compute_as_they_were_published_where_the_hardware_does(monkeypatch):
+    """Half on CUDA, without bfloat16 where it is emulated; on others, what they compute natively. And their layout."""
+    half, brain = (FAMILIES[name] for name in ("StableDiffusionPipeline", "FluxPipeline"))
+    cuda, cpu, last, plain = torch.device("cuda"), torch.device("cpu"), torch.channels_last, torch.contiguous_format
+    for native in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(text_to_image, "compute_dtype", lambda device, native=native: native)
+        assert text_to_image.precision(half, cuda) == torch.float16
+        assert text_to_image.precision(brain, cuda) == (torch.bfloat16 if native == torch.bfloat16 else torch.float16)
+        assert text_to_image.precision(half, cpu) == text_to_image.precision(brain, cpu) == native
+    assert [text_to_image.layout(cuda, each) for each in (torch.float16, torch.float32)] == [last, plain]
+    assert text_to_image.layout(cpu, torch.bfloat16) == plain
 
 
 @pytest.mark.parametrize("name", DIFFUSION)

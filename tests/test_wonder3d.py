@@ -142,7 +142,7 @@ def test_what_it_is_told(both, hand):
     close(told.positive["reference"], hand.latents.expand(12, -1, -1, -1), atol=1e-4)
     assert not any(told.null[name].any() for name in ("context", "reference"))
     for words in (told.positive, told.null):
-        close(words["camera"], hand.labels())
+        close(words["camera"].flatten(0, 1), hand.labels())
     assert told.negative is None
 
 

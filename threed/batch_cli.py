@@ -82,10 +82,12 @@ def main(asked: Batch) -> int:
     """
     check_ranges(asked, {"workers": WORKERS, "threads": WORKERS, "retries": RETRIES})
 
-    from threed import rows
+    from threed import cluster, rows
 
     found = rows.read(asked.rows, everywhere(asked.set))
     requests = checked(found, asked)
+    if asked.ray is not None:
+        cluster.check(asked.ray)
     make_folder(asked.output, "--output")
     with alone(asked.output):
         return made(found, requests, asked)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +126,10 @@ class Cluster:
 
 
 def connected(address: str) -> Any:
-    """The module `ray`, connected. Raises Mistake within seconds where there is nothing to connect to.
+    """The module `ray`, connected. Raises Mistake within seconds where there is nothing to connect to."""
+    check(address)
+    import ray
 
-    Ray itself would look for a cluster for more than a minute, and then end the process.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise Mistake(f"--ray needs Ray, which is not installed; {INSTALL}") from error
-    if address not in {"auto", "local"}:
-        answering(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (Exception, SystemExit) as error:
@@ -143,6 +138,17 @@ def connected(address: str) -> Any:
             "machine the token of one that wants it (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH)"
         ) from error
     return ray
+
+
+def check(address: str) -> None:
+    """That Ray is installed, and that something listens where a cluster is said to be. Raises Mistake.
+
+    Ray itself would look for a cluster for more than a minute, and then end the process.
+    """
+    if find_spec("ray") is None:
+        raise Mistake(f"--ray needs Ray, which is not installed; {INSTALL}")
+    if address not in {"auto", "local"}:
+        answering(address)
 
 
 def answering(address: str) -> None:

@@ -109,9 +109,8 @@ def graphics() -> Iterator[Finding]:
     from threed.renderers.cuda_ops import compiler, driver
 
     if not torch.cuda.is_available():
-        driven = driver.version() is not None and torch.version.cuda is None
-        remedy = "there is a driver; see https://pytorch.org/get-started for a PyTorch with CUDA" if driven else ""
-        yield Finding("NOTE" if driven else "OK", "CUDA", "none; the CPU does it all", remedy)
+        remedy = unseen()
+        yield Finding("NOTE" if remedy else "OK", "CUDA", "none; the CPU does it all", remedy)
         return
     major, minor = torch.cuda.get_device_capability()
     memory = torch.cuda.get_device_properties().total_memory
@@ -128,6 +127,22 @@ def graphics() -> Iterator[Finding]:
     else:
         what, _, remedy = reason.rpartition("; ")
         yield Finding("NOTE", "NVRTC", f"{what}: slow primitives", remedy)
+
+
+def unseen() -> str:
+    """Why PyTorch sees no CUDA device though there is a driver, and what helps; nothing where that is not known."""
+    import torch
+
+    from threed.renderers.cuda_ops import driver
+
+    installed, wanted = driver.version(), torch.version.cuda
+    if installed is None:
+        return ""
+    if wanted is None:
+        return "there is a driver; see https://pytorch.org/get-started for a PyTorch with CUDA"
+    if installed[0] < int(wanted.split(".")[0]):
+        return f"the driver is for CUDA {installed[0]}.{installed[1]} and this PyTorch for {wanted}; update the driver"
+    return ""
 
 
 def backends() -> Iterator[Finding]:

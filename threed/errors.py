@@ -21,6 +21,10 @@ class Failure(RuntimeError):
     """What was asked for was fine, yet the run cannot go on. Exit code 1."""
 
 
+class Crowded(Failure):
+    """The memory is full, which may pass."""
+
+
 def unknown(what: str, value: str, known: Iterable[str]) -> Mistake:
     """A name that is not in a table: says which are, and which of them was probably meant."""
     names = sorted(known)

@@ -6,11 +6,13 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from threed.errors import Mistake
+from threed.errors import Crowded, Mistake
 
 MEMORY = 2e9  # bytes a run may take
 
@@ -54,6 +56,11 @@ def total_memory() -> int | None:
     return min(physical, int(limit)) if limit.isdigit() else physical
 
 
+def gpu_memory() -> int:
+    """Bytes of memory of the CUDA device."""
+    return int(torch.cuda.get_device_properties().total_memory)
+
+
 def check_gpu() -> None:
     """Raises Mistake where no CUDA device is there, or PyTorch has no machine code for it, or its memory is small."""
     if not torch.cuda.is_available():
@@ -65,8 +72,17 @@ def check_gpu() -> None:
             f"{name} has compute capability {major}.{minor} and this PyTorch needs {min(able) / 10}; use --device cpu, "
             "or a PyTorch for an older CUDA"
         )
-    if (total := torch.cuda.get_device_properties().total_memory) < MEMORY:
+    if (total := gpu_memory()) < MEMORY:
         raise Mistake(f"{name} has {total / 1e9:.1f} GB and a run takes up to {MEMORY / 1e9:.0f} GB; use --device cpu")
+
+
+@contextmanager
+def memory_of(device: str, remedy: str) -> Iterator[None]:
+    """A GPU's memory that is full in here becomes a Crowded with this remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Crowded(f"the memory of {device!r} is full; {remedy}") from error
 
 
 def _siblings(cpu: int) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from threed.run import Request, Run
     from threed.text_cli import Text
 
+FULL = "use --vram with the gigabytes that are free, a smaller --prior, another --recipe, or --device cpu"
+
 
 def recipe_for(what: str, name: str) -> Recipe:
     """The recipe of this name that makes assets of a text, or of a picture. Raises Mistake."""
@@ -50,9 +52,12 @@ def device_of(name: str) -> str:
     """The device to compute on; auto is a GPU that can, else the CPU. Raises Mistake for one that is not there."""
     import torch
 
+    from threed.doctor import unseen
     from threed.machine import check_gpu
 
     devices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "cuda" and not devices[name] and (why := unseen()):
+        raise Mistake(f"PyTorch finds no device 'cuda' on this machine: {why}, or use --device cpu")
     if name != "auto":
         check_device(name, devices | {"auto": True})
         if name == "cuda":
@@ -201,6 +206,7 @@ def check_start(request: Request) -> None:
 
 def carry_out(asked: Text | Picture, request: Request, name: str, make: Callable[[Run], object]) -> None:
     """Make the asset in its run folder, unless it is made already; say where it is. Raises Mistake."""
+    from threed.machine import memory_of
     from threed.run import Run
     from threed.viewer.companion import companion
 
@@ -209,7 +215,8 @@ def carry_out(asked: Text | Picture, request: Request, name: str, make: Callable
     with companion(asked.view) as show, opened as run:
         show(run)
         if not run.finished(request):
-            make(run)
+            with memory_of(request.device, FULL):
+                make(run)
         summarise(run)
 
 

@@ -196,17 +196,24 @@ def check_checkpoint(request: Request) -> None:
 
 
 def within(request: Request, gigabytes: float | None) -> Request:
-    """The request with settings that fit into so much memory. Raises Mistake where none does."""
-    if gigabytes is None:
-        return request
-    if request.control:
-        raise Mistake("nobody has counted what a ControlNet takes; leave --vram or --control out")
-    from threed.distill.folder import UnreadablePrior
-    from threed.memory import planned
+    """The request with settings that fit into so much memory; without a number, as it is, where a GPU has the room.
 
-    told = request.prior, request.lora, request.device
+    Raises Mistake where none does.
+    """
+    if gigabytes is None and request.device != "cuda":
+        return request
+    from threed.distill.folder import UnreadablePrior
+    from threed.distill.hub import controlnet
+    from threed.machine import gpu_memory
+    from threed.memory import check_room, planned
+
+    told = request.recipe, request.prior, request.lora, request.device
     try:
-        recipe, thrift = planned(request.recipe, *told, gigabytes)
+        control = controlnet.found(request.control.name) if request.control else None
+        if gigabytes is None:
+            check_room(*told, gpu_memory(), control)
+            return request
+        recipe, thrift = planned(*told, gigabytes, control)
     except UnreadablePrior as error:
         raise Mistake(str(error)) from error
     return replace(request, recipe=recipe, thrift=thrift)
@@ -232,10 +239,9 @@ def load(request: Request) -> Prior:
     try:
         checkpoint = found(request.prior, request.lora)
         if checkpoint.family.shown:
-            return shown.load(checkpoint, request.device)
-        prior = applied(text_to_image.load(checkpoint, request.device), request.thrift)
+            return applied(shown.load(checkpoint, request.device), request.thrift)
+        prior = applied(text_to_image.load(checkpoint, request.device, told=prompts(request)), request.thrift)
         prior = text_to_image.compiled(prior) if request.compiled else prior
-        hear(prior, request)
         if checkpoint.family.edits:
             asset = read(request.recipe.start)
             before = replace(asset, mesh=normalised(asset.mesh))
@@ -248,6 +254,12 @@ def load(request: Request) -> Prior:
     return prior
 
 
+def prompts(request: Request) -> list[str]:
+    """All that the request will tell its prior."""
+    wording = request.recipe.wording
+    return [request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])]
+
+
 def hear(prior: Prior, request: Request) -> None:
     """A checkpoint of others reads all that the request will tell it, so that its text encoders are loaded once.
 
@@ -255,9 +267,8 @@ def hear(prior: Prior, request: Request) -> None:
     """
     from threed.distill.hub.text_to_image import TextToImage
 
-    wording = request.recipe.wording
     try:
         if isinstance(prior, TextToImage):
-            prior.read([request.prompt, request.negative, *(wording.told(request.prompt) if wording else [])])
+            prior.read(prompts(request))
     except ValueError as error:
         raise Mistake(str(error)) from error

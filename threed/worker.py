@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from threed.errors import Failure, Mistake
+from threed.errors import Crowded, Failure, Mistake
 from threed.kept import keeping
 
 
@@ -62,7 +62,7 @@ def work(job: Job) -> Outcome:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             make(job, folder)
     except (Mistake, Failure) as error:
-        return Outcome(False, str(error))
+        return Outcome(False, str(error), may_pass=isinstance(error, Crowded))
     except Exception as error:
         from threed import disk
 

@@ -2,6 +2,7 @@
 
     known           what is on the hub, for `threed prior list`
     checkpoint      where a named checkpoint's files are, and whether they are whole; nothing heavy is imported for it
+    fit             whether its parts are what their configurations say, and fit one another
     download        what the local cache of the hub lacks, when the user names an id
     families        what tells Stable Diffusion, XL, 3, Flux and DeepFloyd IF apart
     mvdream         the family that is told cameras: its network, its weights, its cameras

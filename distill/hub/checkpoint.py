@@ -153,6 +153,8 @@ def _beside(path: Path) -> Path:
 
 def verify(checkpoint: Checkpoint) -> None:
     """That all files are there, whole, safetensors, and of classes that are known. Raises UnreadablePrior."""
+    from threed.distill.hub import fit
+
     index, family = checkpoint.index, checkpoint.family
     named = (part for part in ("text_encoder", "tokenizer") if part in index)
     for part in dict.fromkeys((*checkpoint.parts, *named, "scheduler")):
@@ -168,8 +170,7 @@ def verify(checkpoint: Checkpoint) -> None:
         raise UnreadablePrior(f"{checkpoint.weights} is one file, as which {family.about} is not read; give a folder")
     if checkpoint.weights:
         header(checkpoint.weights)
-    else:
-        _check_shapes(checkpoint, family.network, index[family.network][1])
+    fit.check(checkpoint)
     if checkpoint.lora:
         _check_lora(checkpoint.lora)
     if family.shown:
@@ -242,39 +243,21 @@ def header(path: Path) -> dict[str, list[int]]:
         raise UnreadablePrior(f"cannot use {path}: {error}; copy or download it again") from error
 
 
-def _check_shapes(checkpoint: Checkpoint, part: str, name: str) -> None:
-    """That the network's weights are those of the architecture that its configuration says."""
-    stored = {k: v for path in weight_files(checkpoint, part) for k, v in header(path).items()}
-    try:
-        network, names = blank(checkpoint, part, name)
-        wanted = {names.get(key, key): list(value.shape) for key, value in network.state_dict().items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UnreadablePrior(
-            f"cannot build the {part} of {checkpoint.folder}: {error}; copy the checkpoint's folder again"
-        ) from error
-    wrong = next((key for key, shape in wanted.items() if stored.get(key) != shape), None)
-    if wrong is not None:
-        raise UnreadablePrior(
-            f"the {part} of {checkpoint.folder} is not what its config.json says: {wrong!r} is {stored.get(wrong)} and "
-            f"should be {wanted[wrong]}; the folder mixes two checkpoints, copy it again"
-        )
-    if checkpoint.family.foreign and (more := stored.keys() - wanted.keys()):
-        raise UnreadablePrior(
-            f"the {part} of {checkpoint.folder} has {min(more)!r}, which {checkpoint.family.about} has not; use "
-            "another checkpoint"
-        )
-
-
-def blank(checkpoint: Checkpoint, part: str, name: str) -> tuple[Any, dict[str, str]]:
-    """A network of diffusers' without weights, and what the file calls those that have another name there."""
+def blank(checkpoint: Checkpoint, part: str) -> tuple[Any, dict[str, str]]:
+    """A network without weights, as its configuration says, and what the file calls those that have another name."""
     import diffusers
     import torch
+    import transformers
 
-    if foreign := checkpoint.family.foreign:
-        return foreign.blank(json.loads((checkpoint.folder / part / "config.json").read_text(encoding="utf-8")))
-    kind = getattr(diffusers, name)
+    folder, (library, name) = checkpoint.folder / part, checkpoint.index[part]
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if part == checkpoint.family.network and (foreign := checkpoint.family.foreign):
+        return foreign.blank(told)
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
     with torch.device("meta"):
-        return kind.from_config(kind.load_config(checkpoint.folder / part, local_files_only=True)), {}
+        if library == "diffusers":
+            return kind.from_config(told), {}
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True)), {}
 
 
 def _check_lora(path: Path) -> None:

@@ -114,12 +114,12 @@ def _assembled(checkpoint: Checkpoint, parts: dict[str, torch.dtype]) -> Any:
         return diffusers.StableDiffusionPipeline(**(absent | small | networks), requires_safety_checker=False)
 
 
-def _translated(checkpoint: Checkpoint, part: str, name: str, dtype: torch.dtype) -> Any:
+def _translated(checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
     """A network of diffusers', whose weights have other names in their file."""
     from safetensors.torch import load_file
 
     stored = {key: each for path in weight_files(checkpoint, part) for key, each in load_file(path).items()}
-    network, names = blank(checkpoint, part, name)
+    network, names = blank(checkpoint, part)
     network.load_state_dict({ours: stored[theirs].to(dtype) for ours, theirs in names.items()}, assign=True)
     return network
 
@@ -131,7 +131,7 @@ def _loaded(checkpoint: Checkpoint, part: str, told: list[str], dtype: torch.dty
 
     library, name = told
     if checkpoint.family.foreign and part == checkpoint.family.network:
-        return _translated(checkpoint, part, name, dtype)
+        return _translated(checkpoint, part, dtype)
     ours = library == "diffusers"
     precision = {"torch_dtype" if ours else "dtype": dtype}
     network, report = getattr(diffusers if ours else transformers, name).from_pretrained(

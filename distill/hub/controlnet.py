@@ -202,12 +202,16 @@ def _weights(folder: Path) -> list[Path]:
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
     """What its configuration says that its weights are. Raises UnreadablePrior."""
+    return {name: list(value.shape) for name, value in blank(folder).state_dict().items()}
+
+
+def blank(folder: Path) -> Any:
+    """The network that a folder's configuration says, without weights. Raises UnreadablePrior."""
     import diffusers
 
     config = _config(folder)
-    with readable(folder), torch.device("meta"):
-        network = getattr(diffusers, config["_class_name"]).from_config(config)
-        return {name: list(value.shape) for name, value in network.state_dict().items()}
+    with readable(folder), quiet(), torch.device("meta"):
+        return getattr(diffusers, config["_class_name"]).from_config(config).eval()
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -71,13 +71,16 @@ class CrossDomainBlock(nn.Module):
 def ask(
     network: Any, z_t: Float[Tensor, "P C h w"], timestep: Float[Tensor, "P"], words: dict[str, Tensor], side: int
 ) -> Float[Tensor, "P C h w"]:
-    """What the network predicts of all views of one domain, then of the other; `words` has a row for each."""
+    """What the network predicts of all views of one domain, then of the other; `words` has a row for each.
+
+    What it is told of the views themselves is by domain.
+    """
     del side
     return network(
         torch.cat([z_t, words["reference"]], dim=1),
         timestep,
         encoder_hidden_states=words["context"],
-        class_labels=words["camera"],
+        class_labels=words["camera"].flatten(0, 1),
         cross_attention_kwargs={"joint": len(z_t) // DOMAINS},
         return_dict=False,
     )[0]

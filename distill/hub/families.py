@@ -47,6 +47,10 @@ class Family:
     inverts: bool = True  # whether its text encoders let a gradient through, to a word that is learned
     edits: bool = False  # whether its prompts say what to change in a picture that it is shown
     rigged: tuple[str, ...] = ()  # the kinds that it draws together, of those whose cameras are always the same
+    # Pictures that it was taught to denoise together, and the rows and columns of them that make one for the network.
+    group: tuple[int, int, int] = (1, 1, 1)
+    pixels: int | None = None  # a side of a picture, where its configuration may have those of its ancestor
+    attends: Callable[[], Any] | None = None  # diffusers' attention processor, where it is not that of its class
 
     @property
     def apart(self) -> bool:
@@ -166,6 +170,7 @@ FAMILIES: dict[str, Family] = {
         guidance=50.0,
         views=mvdream.views,
         foreign=Foreign(mvdream.CLASS, mvdream.blank),
+        group=(4, 1, 1),
     ),
     **{
         kind: Family(
@@ -176,6 +181,7 @@ FAMILIES: dict[str, Family] = {
             guidance=5.0,
             shown=True,
             beside=("image_encoder", "feature_extractor", projection),
+            pixels=256,
         )
         for kind, projection in (
             ("Zero123Pipeline", "clip_camera_projection"),
@@ -191,6 +197,9 @@ FAMILIES: dict[str, Family] = {
         shown=True,
         beside=("vision_encoder", "feature_extractor_clip", "feature_extractor_vae"),
         rigged=("albedo",),
+        group=(6, 3, 2),
+        pixels=320,
+        attends=reference_attention.ReferenceAttention,
     ),
     "MVDiffusionImagePipeline": Family(
         "Wonder3D",
@@ -202,5 +211,7 @@ FAMILIES: dict[str, Family] = {
         shown=True,
         beside=("image_encoder", "feature_extractor"),
         rigged=("albedo", "normal"),
+        group=(12, 1, 1),
+        pixels=256,
     ),
 }

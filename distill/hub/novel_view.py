@@ -30,15 +30,14 @@ from torch.nn.functional import linear
 
 from threed.distill.conditions import before
 from threed.distill.embedded import Reference
-from threed.distill.folder import UnreadablePrior, readable
-from threed.distill.hub import components, text_to_image
+from threed.distill.folder import readable
+from threed.distill.hub import components, fit, text_to_image
 from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import OWN, Checkpoint, header, weight_files
 from threed.distill.hub.families import Words
 from threed.distill.prior import Conditions, Pictures, Prompt, from_pixels
 from threed.renderers.camera import Cameras
 
-PIXELS = 256  # a side of the pictures of all that was trained so far; some configurations have Stable Diffusion's 512
 DISTANCE = 1.85  # the middle of those that were trained, 1.5 to 2.2
 LAYERS = {"clip_camera_projection": "proj", "cc_projection": "projection"}  # a linear one, by its component
 CAMERA = 4  # numbers
@@ -140,7 +139,7 @@ def check(checkpoint: Checkpoint) -> None:
     with readable(folder):
         unet, clip = told("unet"), told("image_encoder")
         said, context = clip["projection_dim"], unet["cross_attention_dim"]
-        fit = {
+        wanted = {
             "in_channels of the unet": (unet["in_channels"], 2 * told("vae")["latent_channels"]),
             f"weight of the {part}": (shape(part, f"{LAYERS[part]}.weight"), [context, said + CAMERA]),
             f"bias of the {part}": (shape(part, f"{LAYERS[part]}.bias"), [context]),
@@ -149,23 +148,12 @@ def check(checkpoint: Checkpoint) -> None:
                 [said, clip["hidden_size"]],
             ),
         }
-    agreed(checkpoint, fit)
-
-
-def agreed(checkpoint: Checkpoint, fit: dict[str, tuple[Any, Any]]) -> None:
-    """That what was found is what is wanted. Raises UnreadablePrior."""
-    for what, (found, wanted) in fit.items():
-        if found != wanted:
-            raise UnreadablePrior(
-                f"{checkpoint.folder} cannot be {checkpoint.family.about}: the {what} is {found} and should be "
-                f"{wanted}; copy the checkpoint's folder again, or use another, see: threed prior list"
-            )
+    fit.agreed(checkpoint, wanted)
 
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> NovelView:
     """Raises UnreadablePrior when a file is at fault."""
     base, part = text_to_image.load(checkpoint, device, dtype), _projection(checkpoint)
-    base = replace(base, image_size=min(base.image_size, PIXELS))
     with readable(checkpoint.folder / part):
         found = {k: v.float().to(device) for path in weight_files(checkpoint, part) for k, v in load_file(path).items()}
     weight, bias = (found[f"{LAYERS[part]}.{name}"] for name in ("weight", "bias"))

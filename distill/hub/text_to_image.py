@@ -156,11 +156,22 @@ def sized(picture: Float[Tensor, "P C S S"], side: int) -> Float[Tensor, "P C si
     return interpolate(picture, (side, side), mode="bilinear", antialias=picture.shape[-1] > side)
 
 
-def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TextToImage:
-    """Raises UnreadablePrior when a file is at fault."""
+def load(
+    checkpoint: Checkpoint,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    told: Sequence[str] = (),
+) -> TextToImage:
+    """What it will be `told` is read first, so that the text encoders have gone when the other networks come.
+
+    Raises UnreadablePrior when a file is at fault, and ValueError for too long a prompt.
+    """
     verify(checkpoint)
     family, device = checkpoint.family, torch.device(device)
     dtype = dtype or precision(family, device)
+    reader = Reader(checkpoint, device, dtype)
+    if told:
+        reader.read([*told, ""])
     pipeline = components.denoiser(checkpoint, device, dtype)
     network, scheduler = getattr(pipeline, family.network).to(memory_format=layout(device, dtype)), pipeline.scheduler
     with readable(checkpoint.folder):
@@ -168,9 +179,11 @@ def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torc
         side = network.config.get("sample_size") or pipeline.vae.config.sample_size // factor  # Flux's network has none
         schedule = schedule_of(scheduler, tokens=(side // 2) ** 2, device=device)
         predicts: Kind = "flow" if isinstance(schedule, Straight) else PREDICTIONS[scheduler.config.prediction_type]
+    if family.attends:
+        network.set_attn_processor(family.attends())
     autoencoder = Autoencoder.of(pipeline.vae) if family.latent else None
-    reader = Reader(checkpoint, device, dtype)
-    return TextToImage(family, network, autoencoder, schedule, predicts, side * factor, reader)
+    pixels = min(side * factor, family.pixels or side * factor)
+    return TextToImage(family, network, autoencoder, schedule, predicts, pixels, reader)
 
 
 def compiled(prior: TextToImage, backend: str | Callable[..., Any] = "inductor") -> TextToImage:

@@ -26,12 +26,12 @@ from threed.distill.hub import components, text_to_image
 from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.families import Words
-from threed.distill.hub.novel_view import agreed, in_front_of, pixel_values
+from threed.distill.hub.fit import agreed
+from threed.distill.hub.novel_view import in_front_of, pixel_values
 from threed.distill.prior import Conditions, Pictures, Prompt
 from threed.distill.rig import Rig
 from threed.renderers.camera import Cameras
 
-PIXELS = 256  # a side
 RIG = Rig((0.0, 45.0, 90.0, 180.0, -90.0, -45.0), (0.0,) * 6, fov=5.0, level=True)
 KINDS = (("albedo", "normal"), ("shaded", "normal"))  # of a group
 GREY = 0.5
@@ -100,7 +100,7 @@ class Wonder3D(Around):
             "context": seen.embedding[:, None].expand(len(pictures), -1, -1).to(self.network.dtype),
             "reference": seen.latents.expand(len(pictures), -1, -1, -1).to(self.network.dtype),
         }
-        camera = {"camera": torch.cat([labels(kind) for kind in pictures.kinds]).to(told["context"])}
+        camera = {"camera": torch.stack([labels(kind) for kind in pictures.kinds]).to(told["context"])}
         return Conditions(told | camera, {name: torch.zeros_like(each) for name, each in told.items()} | camera)
 
 
@@ -152,5 +152,4 @@ def check(checkpoint: Checkpoint) -> None:
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Wonder3D:
     """Raises UnreadablePrior when a file is at fault."""
-    base = text_to_image.load(checkpoint, device, dtype)
-    return Wonder3D(replace(base, image_size=min(base.image_size, PIXELS)))
+    return Wonder3D(text_to_image.load(checkpoint, device, dtype))

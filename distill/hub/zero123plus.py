@@ -33,14 +33,13 @@ from threed.distill.hub import components, text_to_image
 from threed.distill.hub.around import Around
 from threed.distill.hub.checkpoint import Checkpoint
 from threed.distill.hub.families import Words
-from threed.distill.hub.novel_view import agreed, in_front_of, pixel_values
-from threed.distill.hub.reference_attention import ReferenceAttention
+from threed.distill.hub.fit import agreed
+from threed.distill.hub.novel_view import in_front_of, pixel_values
 from threed.distill.hub.text_to_image import sized
 from threed.distill.prior import Conditions, Pictures, Prediction, Prompt, from_pixels, pixels
 from threed.distill.rig import Rig
 from threed.renderers.camera import Cameras
 
-PIXELS = 320  # a side of a view
 ROWS, COLUMNS = 3, 2
 VIEWS = ROWS * COLUMNS
 CONTRAST = 0.5 / 0.8
@@ -189,12 +188,11 @@ def check(checkpoint: Checkpoint) -> None:
 
 def load(checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Zero123Plus:
     """Raises UnreadablePrior when a file is at fault."""
-    base = text_to_image.load(checkpoint, device, dtype)
+    base = text_to_image.load(checkpoint, device, dtype, told=("",))
     assert base.autoencoder
-    base.network.set_attn_processor(ReferenceAttention())
     plain = base.autoencoder
     autoencoder = replace(plain, shift=plain.shift + SHIFT / plain.scale, scale=SCALE * plain.scale)
-    base = replace(base, autoencoder=autoencoder, image_size=min(base.image_size, PIXELS))
+    base = replace(base, autoencoder=autoencoder)
     ramp = torch.tensor(checkpoint.index["ramping_coefficients"], dtype=torch.float32, device=device)[:, None]
     whitened = "instantmesh" in str(checkpoint.folder.absolute()).lower()
     return Zero123Plus(base, ramp, rig_of(checkpoint.folder), WHITE if whitened else GREY)

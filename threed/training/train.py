@@ -15,8 +15,6 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +31,7 @@ from threed.distill.folder import SHIPPED, UnreadablePrior
 from threed.errors import Failure, Mistake
 from threed.flags import make_folder
 from threed.log import Log
-from threed.machine import cores
+from threed.machine import cores, memory_of
 from threed.run import difference
 from threed.train import seeded
 from threed.training import card, publish
@@ -41,6 +39,7 @@ from threed.training.loop import Loss, Schedule, optimise
 from threed.training.parts import TRAINEES, Data, Job, Trainee, grown, start_config
 from threed.training.settings import PARTS, Settings, has, lasting
 
+SMALLER = "train with a smaller --batch into another --output, with --cache so that nothing is rendered twice"
 TRIAL = 12  # steps by which the time of all others is judged
 EVALUATION = 16  # batches
 
@@ -90,7 +89,7 @@ def train(
     for part in settings.parts:
         agree(output, part, asked(settings, data, part))
     cache = cache or output / "cache"
-    with publish.claimed(output), memory(settings):
+    with publish.claimed(output), memory_of(settings.device, SMALLER):
         make_folder(cache, "--cache")
         tell(console, data)
         finished: dict[str, Figures] = {}
@@ -295,15 +294,3 @@ def tell(console: Console, data: Data) -> None:
     words = f"{data.assets} assets to train on, {data.assets_held_out} held out"
     missing = f"; {data.missing} captions name no mesh of the folder" if data.missing else ""
     console.print(words + missing, highlight=False)
-
-
-@contextmanager
-def memory(settings: Settings) -> Iterator[None]:
-    """A GPU's memory that is full becomes a Failure with a remedy."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise Failure(
-            f"the memory of {settings.device!r} is full; train with a smaller --batch into another --output, "
-            "with --cache so that nothing is rendered twice"
-        ) from error
