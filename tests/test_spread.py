@@ -89,3 +89,13 @@ def test_the_light_is_what_the_picture_shows_of_the_voxels_colours(shown, expect
     both = shown * (right * GREEN + (1 - right) * 0.5) * alpha
     assert light(replace(grey_ball(), colour=colour), ahead, Cutout(both, alpha)) == pytest.approx(expected, abs=0.02)
     assert light(grey_ball(), ahead, Cutout(0 * both, 0 * alpha)) == 1
+
+
+def test_what_is_as_bright_as_can_be_stays_as_it_is():
+    """A dark picture of grey with a white corner; half of one per cent of it may be brighter than white."""
+    alpha, ahead = square(), Viewpoint(0.0, 0.0)
+    rgb = 0.4 * alpha.expand(-1, -1, 3).clone()
+    rgb[12:14, 12:16] = 1  # 8 of 1600 pixels
+    assert light(grey_ball(), ahead, Cutout(rgb, alpha)) == pytest.approx(0.8, abs=0.02)
+    rgb[12:18, 12:18] = 0.9  # 36
+    assert light(grey_ball(), ahead, Cutout(rgb, alpha)) == pytest.approx(0.9)

@@ -28,6 +28,7 @@ SAMPLES = 2048  # places that are seen and asked
 CHUNK = 1 << 12
 PICTURE = 256  # pixels a side
 DIMMEST = 1 / 1.5  # light that a picture is believed to be taken in
+HIGHLIGHTS = 0.01  # share of a picture's object that may become brighter than white without it
 
 
 @torch.no_grad()
@@ -50,11 +51,14 @@ def spread(voxels: Voxels, seen: Viewpoint, cutout: Cutout, mirrored: bool) -> V
 def light(voxels: Voxels, seen: Viewpoint, cutout: Cutout) -> float:
     """How bright the picture shows what it shows, beside the voxels' colours; from DIMMEST to 1.
 
-    The means over all of it are compared: a single place may be in light or in shade.
+    The means over all of it are compared: a single place may be in light or in shade. A photograph that is as bright as
+    can be was taken in all the light, whatever the voxels' colours are.
     """
+    inside = cutout.rgb[cutout.alpha[..., 0] > 0.9].amax(-1)
+    brightest = float(inside.quantile(1 - HIGHLIGHTS)) if len(inside) else 0.0
     skin = Skin.of(voxels, seen, cutout)
     own, lit = (float((skin.belief * each).sum()) for each in (skin.believed, skin.colour))
-    return min(max(lit / own, DIMMEST), 1.0) if own and lit else 1.0
+    return min(max(lit / own, DIMMEST, brightest), 1.0) if own and lit else 1.0
 
 
 @dataclass(frozen=True)
