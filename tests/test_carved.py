@@ -1,20 +1,28 @@
-"""How far a glance is trusted: its outline decides."""
+"""How far a glance is trusted: its outline decides; and what of the picture's colours is its light."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from threed.carved import coloured, sighted, trust, usual
+from threed import carved as carving
+from threed.carved import Words, carved, coloured, sighted, trust, usual
 from threed.cutout import Cutout
 from threed.distill.angles import Angles, AnglesConfig
+from threed.hull import Sight
 from threed.renderers.voxels import TRUNCATION, Voxels
 from threed.training.angles import write
 from threed.viewpoint import Viewpoint
 
 
-def ball(radius=9.0, side=24):
+def voxels(radius=9.0, side=24):
     axis = torch.arange(side) - (side - 1) / 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    return coloured(Voxels((points.norm(dim=-1) - radius).clamp(-TRUNCATION, TRUNCATION), 0.05 * points.abs()))
+    return Voxels((points.norm(dim=-1) - radius).clamp(-TRUNCATION, TRUNCATION), 0.05 * points.abs())
+
+
+def ball():
+    return coloured(voxels())
 
 
 def test_a_painted_surface_is_at_radius_1_in_the_voxels_colours():
@@ -62,3 +70,21 @@ def test_the_priors_angles_say_from_where_and_the_glance_where_there_are_none(tm
     assert (told.azimuth, told.elevation) == (pytest.approx(0, abs=0.1), pytest.approx(27.5, abs=0.1))
     told, _ = sighted(tmp_path, picture, ball(), cutout, 33.0, 20.0)
     assert (told.elevation, told.fov) == (33.0, 20.0)
+
+
+def test_a_lift_knows_the_colours_without_the_light(tmp_path, monkeypatch):
+    """Of a green ball in a light of 0.8; what the start makes of it keeps the light in its colours."""
+    green, seen = torch.tensor([0.1, 0.7, 0.2]), Viewpoint(0.0, 15.0)
+    thing = replace(voxels(), colour=green.expand(24, 24, 24, 3))
+    look = seen.of(coloured(thing), 128)
+    cutout = Cutout(0.8 * look.albedo[0], look.alpha[0])
+
+    sight = Sight.of(seen, thing, cutout, 96)
+    monkeypatch.setattr(carving, "lifted", lambda *_: (thing, sight, seen))
+    monkeypatch.setattr(carving, "dreamt", lambda *_: (thing, sight, seen))
+    for lifts, light in ((True, 0.8), (False, 1.0)):
+        monkeypatch.setattr(carving, "lifts", lambda words, lifts=lifts: lifts)
+        field, _, found = carved(Words("", "", 0, tmp_path, "cpu"), torch.zeros(4, 16, 16), cutout, None, 40.0)
+        assert found == pytest.approx(light, abs=0.01)
+        skin = field.voxels.distance.abs() < 1
+        assert (field.voxels.colour[skin] - green * 0.8 / light).abs().max() < 0.03

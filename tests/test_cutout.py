@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from threed import photograph
-from threed.cutout import EXTENT, cleaned, found_by_colours, framed, masked
+from threed.cutout import EXTENT, Cutout, cleaned, found_by_colours, framed, masked
 from threed.errors import Mistake
 from threed.photograph import Photograph
 
@@ -195,3 +195,13 @@ def test_the_largest_cutout():
     photo = picture(lambda draw: disc(draw, 512, 512, 400), size=(1024, 1024))
     assert framed(photo, inside(512, 512, 400, (1024, 1024)).float()).alpha.shape == (512, 512, 1)
     assert photograph.SIDE == 1024
+
+
+def test_light_is_taken_out_of_the_colours():
+    """But for what would be brighter than white, it can be put in again."""
+    alpha = torch.tensor([1.0, 1.0, 0.5, 0.0])[:, None, None].expand(4, 4, 1)
+    own = torch.tensor([0.3, 0.6, 1.0])
+    back = Cutout(0.8 * own * alpha, alpha).unlit(0.8)
+    torch.testing.assert_close(back.rgb, own * alpha)
+    assert back.alpha is alpha
+    assert torch.equal(Cutout(own * alpha, alpha).unlit(0.5).rgb[..., 1:], alpha.expand(-1, -1, 2))

@@ -15,7 +15,7 @@ from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
 from threed.renderers.mesh import Asset, Material, Mesh
 from threed.renderers.read import normalised
-from threed.viewpoint import Viewpoint, agreement, estimate
+from threed.viewpoint import Viewpoint, agreement, estimate, placed
 
 SIZE = 256
 
@@ -52,6 +52,18 @@ def test_the_camera_of_a_render(asset, azimuth, elevation):
     assert found.elevation == pytest.approx(elevation, abs=3)
     _, iou = agreement(asset, cutout, found)
     assert iou > 0.95
+
+
+def test_agreement_counts_the_light(asset):
+    """In its light of 0.8 an asset looks like its picture; without, each is as far off as the light takes away."""
+    cutout, seen = taken(asset, 20, 30), Viewpoint(20.0, 30.0)
+    seen = placed(asset, cutout, seen)
+    lit, iou = agreement(asset, cutout, seen, light=0.8)
+    plain, same = agreement(asset, cutout, seen)
+    look = seen.of(asset, 256)
+    assert iou == same
+    assert lit > 30
+    assert plain == pytest.approx(-10 * math.log10((0.2 * look.albedo).square().mean()), abs=0.5)
 
 
 def test_what_was_told_stays(asset):

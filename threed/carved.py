@@ -25,7 +25,7 @@ from threed.even import evened_voxels
 from threed.hull import Carving, Sight
 from threed.kept import kept
 from threed.renderers.voxels import Voxels
-from threed.spread import spread
+from threed.spread import light, spread
 from threed.start import VoxelField, flattened, smoothed, upsampled
 from threed.train import seeded
 from threed.viewpoint import USUAL, Painted, Viewpoint, agreement, estimate, placed
@@ -54,8 +54,12 @@ def carved(
     cutout: Cutout,
     elevation: float | None,
     fov: float,
-) -> tuple[VoxelField, Viewpoint]:
-    """The volume, and from where the picture shows it. Raises Failure where nothing solid comes out."""
+) -> tuple[VoxelField, Viewpoint, float]:
+    """The volume in its own colours, from where the picture shows it, and in how much light.
+
+    A lift knows things without light; where there is none, the light stays in the colours. Raises Failure where nothing
+    solid comes out.
+    """
     problem = None
     for begun in (lifted, dreamt) if lifts(words) else (dreamt,):  # of thin things a lift may leave nothing
         try:
@@ -66,7 +70,8 @@ def carved(
             hull = sight.hull(len(fine.distance))
             fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
             seen = placed(coloured(fine), cutout, seen)
-            return VoxelField(spread(fine, seen, cutout, hull.symmetrical)), seen
+            shone = light(fine, seen, cutout) if begun is lifted else 1.0
+            return VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical)), seen, shone
         except ValueError as error:
             problem = error
     raise Failure(

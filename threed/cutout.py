@@ -44,6 +44,10 @@ class Cutout:
     rgb: Float[Tensor, "S S 3"]  # display sRGB in [0, 1] times alpha
     alpha: Float[Tensor, "S S 1"]
 
+    def unlit(self, light: float) -> Cutout:
+        """In the colours that the object has, where the picture shows so much of them; white at most."""
+        return Cutout((self.rgb / light).minimum(self.alpha), self.alpha)
+
 
 def masked(photograph: Photograph, mask: Photograph | None, remove: bool) -> tuple[Float[Tensor, "H W"], str]:
     """The object's alpha in a picture, and how it was found: mask, alpha, colours or whole.

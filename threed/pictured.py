@@ -1,6 +1,7 @@
 """From a picture to a run folder: what it shows becomes a volume, a solid, and the front of its texture.
 
-The picture's light stays in the colours that it leaves on the texture; sides that it does not show keep the volume's.
+Its light is taken out of the colours that it leaves on the texture as far as the volume knows those of the thing; sides
+that it does not show keep the volume's.
 """
 
 from __future__ import annotations
@@ -75,10 +76,11 @@ def picture_to_3d(
     with run.log.stage("start"):
         if request.prompt:
             warn(request, run)
-        shape, seen = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
+        shape, seen, light = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
+        unlit = cutout.unlit(light)
         if recipe.stages:
-            seen = levelled(seen or sighted(shape, request, cutout), prior)
-            prior, wanted = introduced(prior, target(shape.voxels, cutout, seen).to(request.device), request, run)
+            seen = levelled(seen or sighted(shape, request, unlit), prior)
+            prior, wanted = introduced(prior, target(shape.voxels, unlit, seen).to(request.device), request, run)
     asked = request
     if recipe.learns:
         assert prior
@@ -87,18 +89,20 @@ def picture_to_3d(
     with run.log.stage("mesh"):
         asset = solidify(grown, request)
     with run.log.stage("camera"):
-        seen = viewpoint.placed(asset, cutout, seen) if seen else sighted(asset, request, cutout)
+        seen = viewpoint.placed(asset, unlit, seen) if seen else sighted(asset, request, unlit)
     with run.log.stage("projection"):
-        asset = painted(asset, cutout, seen)
+        asset = painted(asset, unlit, seen)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
-    told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, how)}
+    told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, light, how)}
     run.write("report.json", (json.dumps(told_of, indent=2) + "\n").encode())
     return placed
 
 
-def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tuple[VoxelField, Viewpoint | None]:
-    """The start, and from where the picture shows it, where that is known already."""
+def begun(
+    request: Request, source: Source, cutout: Cutout, small: Cutout
+) -> tuple[VoxelField, Viewpoint | None, float]:
+    """The start, from where the picture shows it, where that is known already, and in how much light."""
     folder = located(request.prior)
     if request.recipe.start == "carved":
         words = Words(request.prompt, request.negative, request.seed, folder, request.device)
@@ -107,7 +111,7 @@ def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> tu
         request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
     )
     assert shape
-    return shape, None
+    return shape, None, 1.0
 
 
 def sighted(shape: VoxelField | Asset, request: Request, cutout: Cutout) -> Viewpoint:
@@ -180,15 +184,16 @@ def within(alpha: Float[Tensor, "S S 1"]) -> Float[Tensor, "S S 1"]:
     return -least[0].movedim(0, -1)
 
 
-def reference(asset: Asset, cutout: Cutout, seen: Viewpoint, how: str) -> dict[str, Any]:
-    """What the report says of the picture: its camera, and how far the asset looks like it from there."""
-    psnr, iou = viewpoint.agreement(asset, cutout, seen)
+def reference(asset: Asset, cutout: Cutout, seen: Viewpoint, light: float, how: str) -> dict[str, Any]:
+    """What the report says of the picture: its camera, its light, and how far the asset looks like it there."""
+    psnr, iou = viewpoint.agreement(asset, cutout, seen, light=light)
     return {
         "mask_from": how,
         "azimuth_degrees": round(seen.azimuth, 1),
         "elevation_degrees": round(seen.elevation, 1),
         "fov_degrees": seen.fov,
         "distance_radii": round(float(seen.camera.distance), 3),
+        "light": round(light, 3),
         "psnr_db": round(psnr, 2),
         "silhouette_iou": round(iou, 4),
     }

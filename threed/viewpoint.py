@@ -130,12 +130,15 @@ def likeness(render: Render, cutout: Cutout, viewpoint: Viewpoint) -> float:
 
 
 @torch.no_grad()
-def agreement(asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size: int = 256) -> tuple[float, float]:
-    """PSNR of the asset's colours on white beside the picture, in dB, and intersection over union of the outlines."""
+def agreement(
+    asset: Asset | Painted, cutout: Cutout, viewpoint: Viewpoint, size: int = 256, light: float = 1.0
+) -> tuple[float, float]:
+    """PSNR of the asset's colours, in so much light, on white beside the picture, in dB, and IoU of the outlines."""
     render = viewpoint.of(asset, size)
     placed = viewpoint.placed(_reduced(cutout, size), size)
     theirs = placed.rgb + 1 - placed.alpha
-    return psnr(render.albedo + 1 - render.alpha, theirs[None]), silhouette_iou(render.alpha, placed.alpha[None])
+    mine = light * render.albedo + 1 - render.alpha
+    return psnr(mine, theirs[None]), silhouette_iou(render.alpha, placed.alpha[None])
 
 
 def grid(span: tuple[float, float]) -> list[float]:
