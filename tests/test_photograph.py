@@ -49,6 +49,7 @@ def near(found, expected, tolerance=2):
         ("a.webp", {"lossless": True}, 0.01),
         ("a.gif", {}, 1),
         ("a.jpg", {"quality": 100, "subsampling": 0}, 4),
+        ("a.avif", {"quality": 100, "subsampling": "4:4:4"}, 4),
     ],
 )
 def test_every_format(tmp_path, name, options, tolerance):
@@ -168,7 +169,7 @@ def noise():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
 @pytest.mark.parametrize("share", [0.02, 0.5])
 def test_truncated_files(tmp_path, kind, share):
     content = saved(noise(), kind)

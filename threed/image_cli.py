@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 ELEVATION, FOV = (-45.0, 80.0), (5.0, 100.0)  # degrees
 HELP = """Turn a picture of one object into a textured 3D asset.
 
-PICTURE is a PNG, JPEG, WebP, GIF, TIFF or BMP file that shows the whole object, best seen from the front or half from
-the side, before a plain background or none: an alpha channel says what the object is, or else --mask does, or else
+PICTURE is a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file that shows the whole object, best seen from the front or half
+from the side, before a plain background or none: an alpha channel says what the object is, or else --mask does, or else
 whatever does not look like the border of the picture. The run folder, outputs/<picture>-<seed>/, receives what
 `threed text` writes, and input.png, the object as it was cut out, and mask.png: where that is wrong, correct it in any
 painting program and give it back with --mask.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from threed.errors import Mistake
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 MOST_BYTES = 128 * 2**20
 MOST_PIXELS = 64 * 2**20
 SIDE = 1024  # pixels: larger pictures are reduced before anything else
