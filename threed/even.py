@@ -46,7 +46,7 @@ def evened_voxels(voxels: Voxels) -> Voxels:
     beyond = far.square() - far[:, :1].square()
     weight = area[nearest] * (-beyond / (2 * (WIDTH * voxels.pitch) ** 2)).exp()
     height = ((points[:, None] - middle[nearest]) * functional.normalize(normals, dim=-1)[nearest]).sum(-1)
-    found = (weight * height).sum(1) / weight.sum(1) / voxels.pitch
+    found = (weight * height).sum(1) / weight.sum(1).clamp(min=1e-30) / voxels.pitch
     distance: Tensor = voxels.distance.clone()
     was = distance[x, y, z]
     moved = found.to(was).clamp(was - FARTHEST, was + FARTHEST)
