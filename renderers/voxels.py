@@ -48,6 +48,10 @@ class Voxels:
     def occupied(self) -> Bool[Tensor, "G G G"]:
         return self.distance < 0
 
+    def points(self, places: Int[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Where voxels of the lattice lie, in the frame of `mesh`."""
+        return (places - (len(self.distance) - 1) / 2) * self.pitch
+
     def mesh(self) -> Mesh:
         """The closed, outward surface at distance 0, at the pitch above; raises ValueError where there is none."""
         padded = functional.pad(self.distance, (1,) * 6, value=TRUNCATION).numpy()

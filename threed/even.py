@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from threed.exporters.denoise import denoise
 from threed.exporters.simplify import simplify
@@ -37,17 +35,15 @@ def evened_voxels(voxels: Voxels) -> Voxels:
     (implicit moving least squares, Kolluri 2008, eq. 1).
     """
     mesh = evened(voxels.mesh(), FACES)
-    corners = mesh.corners.double()
-    normals = (corners[:, 1] - corners[:, 0]).cross(corners[:, 2] - corners[:, 0], dim=-1)
-    middle, area = corners.mean(1), normals.norm(dim=-1)
-    x, y, z = place = (voxels.distance.abs() < TRUNCATION).nonzero(as_tuple=True)
-    points = (torch.stack(place, dim=-1) - (len(voxels.distance) - 1) / 2).double() * voxels.pitch
+    middle, normals = mesh.corners.mean(1).double(), mesh.face_normals.double()
+    places = (voxels.distance.abs() < TRUNCATION).nonzero()
+    points = voxels.points(places).double()
     far, nearest = map(torch.from_numpy, tree(middle.numpy()).query(points.numpy(), min(PLANES, len(middle))))
     beyond = far.square() - far[:, :1].square()
-    weight = area[nearest] * (-beyond / (2 * (WIDTH * voxels.pitch) ** 2)).exp()
-    height = ((points[:, None] - middle[nearest]) * functional.normalize(normals, dim=-1)[nearest]).sum(-1)
+    weight = mesh.areas.double()[nearest] * (-beyond / (2 * (WIDTH * voxels.pitch) ** 2)).exp()
+    height = ((points[:, None] - middle[nearest]) * normals[nearest]).sum(-1)
     found = (weight * height).sum(1) / weight.sum(1).clamp(min=1e-30) / voxels.pitch
-    distance: Tensor = voxels.distance.clone()
+    distance, (x, y, z) = voxels.distance.clone(), places.T
     was = distance[x, y, z]
     moved = found.to(was).clamp(was - FARTHEST, was + FARTHEST)
     distance[x, y, z] = moved.clamp(-TRUNCATION, TRUNCATION)

@@ -75,7 +75,7 @@ class Skin:
     def of(voxels: Voxels, seen: Viewpoint, cutout: Cutout) -> Skin:
         places = (voxels.distance.abs() < NEAR).nonzero()
         x, y, z = places.T
-        points = (places - (len(voxels.distance) - 1) / 2) * voxels.pitch
+        points = voxels.points(places)
         slope = torch.stack(torch.gradient(voxels.distance), dim=-1)[x, y, z]
         normals = torch.nn.functional.normalize(slope, dim=-1)
         surface = points - normals * voxels.distance[x, y, z, None] * voxels.pitch
