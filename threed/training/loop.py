@@ -94,7 +94,8 @@ def optimise(
     network: parameters that want no gradient stay as they are, the others end as trained last.
     loss: draws so many samples with the generator, which lies where the network does, and returns their mean loss. It
         is called under autocast, by all workers at once.
-    hidden: for "muon", whether the parameter of this name is a matrix between hidden layers; the others are AdamW's.
+    hidden: for "muon", whether the parameter of this name is a matrix or a convolution between hidden layers; the
+        others are AdamW's.
     sheet: the averaged network's work as a PNG, for samples.png: every `sheet_every` seconds and at the end.
     workers: threads that share every batch, on a CPU; each computes with its share of PyTorch's threads.
     compiled: call the network through torch.compile.
@@ -268,7 +269,7 @@ def check(
         raise Mistake(f"optimizer {schedule.optimizer!r} contradicts hidden={hidden!r}; give `hidden` for 'muon' alone")
     if hidden is None:
         return []
-    names = [name for name, p in network.named_parameters() if p.requires_grad and p.ndim == 2 and hidden(name)]
+    names = [name for name, p in network.named_parameters() if p.requires_grad and p.ndim >= 2 and hidden(name)]
     if not names:
         raise Mistake("optimizer 'muon' has no matrix to train: `hidden` chose none; use optimizer 'adamw'")
     return names

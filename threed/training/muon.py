@@ -23,7 +23,10 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices. The steps are as large as AdamW's (Liu et al. 2025, arXiv 2502.16982, Eq. 4)."""
+    """For matrices, and for convolutions, a row of whose matrix is all that makes one channel.
+
+    The steps are as large as AdamW's (Liu et al. 2025, arXiv 2502.16982, Eq. 4).
+    """
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -37,8 +40,10 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
-            for (rows, columns), matrices in alike.items():
-                steps = orthogonal(torch.stack([self._momentum(matrix) for matrix in matrices])).to(matrices[0].dtype)
+            for shape, matrices in alike.items():
+                rows, columns = shape[0], shape[1:].numel()
+                steps = orthogonal(torch.stack([self._momentum(matrix).flatten(1) for matrix in matrices]))
+                steps = steps.to(matrices[0].dtype).unflatten(2, shape[1:])
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 length = 0.2 * math.sqrt(max(rows, columns))
                 torch._foreach_add_(matrices, list(steps), alpha=-group["lr"] * length)

@@ -322,6 +322,7 @@ def lift(job: Job) -> Trainee:
         network=network.to(device),
         loss=learned,
         held_out=left,
+        hidden=lambda name: not name.startswith(("begin", "write")),
         sheet=partial(lift_training.sheet, loss=left or learned),
         save=save,
         used=(len(learned.pairs), len(left.pairs) if left else 0),

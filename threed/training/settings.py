@@ -86,7 +86,9 @@ PRESETS = {
         upsampler=lasting(Schedule(1, batch=16, rate=1e-3, final=0.02), 2_500),
         views=lasting(Schedule(1, batch=32, rate=5e-4, final=0.02), 4_500),
         angles=lasting(Schedule(1, batch=128, rate=2e-3, final=0.02, weight_decay=0.05), 2_000),
-        lift=lasting(Schedule(1, batch=16, rate=1.5e-3, final=0.02, weight_decay=0.02, ema=0.995), 2_500),
+        lift=lasting(
+            Schedule(1, batch=16, rate=1.5e-3, final=0.02, weight_decay=0.02, ema=0.995, optimizer="muon"), 2_500
+        ),
     ),
     "cuda": Settings(
         start=lasting(Schedule(1, batch=256, rate=2e-3, final=0.02, optimizer="muon"), 20_000),
@@ -94,7 +96,7 @@ PRESETS = {
         # Of 320 pictures the groups are always the same, and a compiled network is compiled once.
         views=lasting(Schedule(1, batch=320, rate=6e-4, final=0.02), 40_000),
         angles=lasting(Schedule(1, batch=512, rate=2e-3, final=0.02, weight_decay=0.05), 10_000),
-        lift=lasting(Schedule(1, batch=64, rate=1.5e-3, final=0.02, weight_decay=0.02), 20_000),
+        lift=lasting(Schedule(1, batch=64, rate=1.5e-3, final=0.02, weight_decay=0.02, optimizer="muon"), 20_000),
         config=StartConfig(width=512, layers=12),
         size="medium",
         device="cuda",
