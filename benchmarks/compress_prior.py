@@ -2,10 +2,10 @@
 
     python benchmarks/compress_prior.py SOURCE TARGET
 
-Large weights become int8, symmetric, with one float32 scale per output channel (per row of the word table); everything
-else is kept as it is. LICENSE and NOTICE that already stand in TARGET stay and are listed in SHA256SUMS.
-Prints the size, then the relative RMS error of the clean predictions in float32 at several t, over prompts and views,
-and of those of the start, where there is one.
+Large weights become int8, symmetric, with one float32 scale per output channel (per row of the word table), and are
+deflated; everything else is kept as it is. LICENSE and NOTICE that already stand in TARGET stay and are listed in
+SHA256SUMS. Prints the size, then the relative RMS error of the clean predictions in float32 at several t, over prompts
+and views, and of those of the start, where there is one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from threed.distill import start
 from threed.distill.embedded import Embedded, text_reader
+from threed.distill.folder import deflated
 from threed.distill.prior import Pictures
 from threed.distill.text import Text
 from threed.renderers.camera import orbit
@@ -38,7 +39,7 @@ PROMPTS = ("a wooden barrel", "a small green pine tree", "a red car", "a stone t
 
 
 def compress(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """int8 and scale of every large weight; its error is at most half a scale per number."""
+    """int8, deflated, and scale of every large weight; its error is at most half a scale per number."""
     stored = {}
     for name, weight in weights.items():
         if weight.ndim < 2 or weight.numel() < LARGE:
@@ -48,7 +49,7 @@ def compress(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         scale = rows.abs().amax(dim=1) / 127
         # A row of zeros has no scale of its own.
         scale = torch.where(scale > 0, scale, 1.0)
-        stored[name] = (rows / scale[:, None]).round().to(torch.int8).view(weight.shape)
+        stored |= deflated(name, (rows / scale[:, None]).round().to(torch.int8).view(weight.shape))
         stored[f"{name}.scale"] = scale
     return stored
 

@@ -23,6 +23,7 @@ from threed.distill.folder import readable, restore
 BIN = 5.0  # degrees
 AZIMUTHS = 18  # bins, from -45 to 45
 LOWEST, ELEVATIONS = -20.0, 16  # bins, from -20 to 60
+BLUR = 6.0  # degrees, standard deviation
 PICTURE_CHANNELS = 4
 
 
@@ -78,6 +79,22 @@ class Belief:
     def middle(self) -> tuple[float, float]:
         """The medians of azimuth and elevation: the least wrong where several are as likely."""
         return median(self.azimuth) - AZIMUTHS * BIN / 2, median(self.elevation) + LOWEST
+
+    def likely(self, azimuth: Float[Tensor, "N"], elevation: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """Logarithms of how likely it is to have been taken from there, give or take BLUR."""
+        turned = (azimuth[:, None] - middles(AZIMUTHS, -AZIMUTHS * BIN / 2) + 45) % 90 - 45
+        tilted = elevation[:, None] - middles(ELEVATIONS, LOWEST)
+        return blurred(turned, self.azimuth) + blurred(tilted, self.elevation)
+
+
+def middles(count: int, lowest: float) -> Float[Tensor, "B"]:
+    """Of bins, in degrees."""
+    return lowest + BIN * (torch.arange(count) + 0.5)
+
+
+def blurred(apart: Float[Tensor, "N B"], bins: Float[Tensor, "B"]) -> Float[Tensor, "N"]:
+    """Of places so many degrees apart from the bins."""
+    return (bins - (apart / BLUR).square() / 2).logsumexp(1)
 
 
 def median(bins: Float[Tensor, "B"]) -> float:

@@ -18,7 +18,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from threed.distill import embedded
 from threed.distill.embedded import Embedded, JointAttention, camera_features
-from threed.distill.folder import SHIPPED, restore, verify
+from threed.distill.folder import SHIPPED, deflated, inflated, restore, verify
 from threed.distill.prior import Pictures, guide
 from threed.renderers.camera import Cameras, orbit
 
@@ -298,13 +298,29 @@ def test_compression_errs_by_at_most_half_a_step():
     small = torch.randn(64, generator=generator).half()
     stored = COMPRESS["compress"]({"conv.weight": weight, "norm.weight": small})
     found = restore(stored)
-    assert stored["conv.weight"].dtype == torch.int8
+    assert stored["conv.weight.deflated"].dtype == torch.uint8
     assert set(found) == {"conv.weight", "norm.weight"}
     assert torch.equal(found["norm.weight"], small.float())
     step = weight.flatten(1).abs().amax(dim=1)[:, None] / 127
     error = (found["conv.weight"] - weight).flatten(1).abs()
     assert (error <= step * 0.5001).all()
     assert torch.equal(found["conv.weight"][5], weight[5])
+
+
+def test_bytes_are_deflated_without_loss():
+    """In fewer bytes than there are, where they are not evenly spread; and no stream is read beyond its shape."""
+    value = (20 * torch.randn(64, 3, 5, generator=torch.Generator().manual_seed(0))).clamp(-127, 127).to(torch.int8)
+    stored = deflated("w", value)
+    assert torch.equal(inflated(stored, "w"), value)
+    assert stored["w.deflated"].numel() < value.numel()
+    zeros = deflated("w", torch.zeros(1 << 24, dtype=torch.int8))
+    for shape in ([64, 3, 4], [64, 3, 6], [-64, -3, 5], [0]):
+        with pytest.raises(ValueError, match="inflate"):
+            inflated(stored | {"w.shape": torch.tensor(shape)}, "w")
+        with pytest.raises(ValueError, match="inflate"):
+            inflated(zeros | {"w.shape": torch.tensor(shape)}, "w")
+    with pytest.raises(ValueError, match="cannot be inflated"):
+        inflated(stored | {"w.deflated": torch.zeros(50, dtype=torch.uint8)}, "w")
 
 
 def test_compressing_again_changes_nothing():

@@ -15,7 +15,7 @@ from threed.distill.start import volume_of
 from threed.hull import projected as seen_by
 from threed.renderers import surface
 from threed.renderers.voxels import TRUNCATION, span, voxelise
-from threed.training.lift import NEAR, LiftLoss, fresh, sheet, standing, write
+from threed.training.lift import NEAR, LiftLoss, apart, fresh, sheet, standing, write
 from threed.training.pairs import Pairs
 from threed.training.views_cache import Cache, Shots
 from threed.training.volumes import Lattice, Volumes
@@ -170,6 +170,20 @@ def test_an_object_gets_a_lattice_of_its_own():
         voxels_of(volume.abs() + 0.1, 32)
     again = voxels_of(volume_of(found), 32)
     torch.testing.assert_close(again.distance, found.distance, atol=0.1, rtol=0)
+
+
+def test_how_far_volumes_are_apart_in_closed_form():
+    """Of a box and of its half: half of the volume overlaps, and half of two of the three silhouettes."""
+    whole = torch.full((1, 12, 12, 12), 1.0)
+    whole[:, 2:10, 3:9, 4:8] = -1.0
+    half = whole.clone()
+    half[:, 6:10] = 1.0
+    assert apart(whole, whole).item() == pytest.approx(0, abs=1e-3)
+    assert apart(half, whole).item() == pytest.approx((1 - 1 / 2) + (1 - (1 + 1 / 2 + 1 / 2) / 3), abs=1e-3)
+    nothing = torch.full_like(whole, 1.0)
+    assert apart(nothing, whole).item() == pytest.approx(2, abs=0.02)
+    both = apart(torch.cat([half, nothing]), torch.cat([whole, whole]))
+    assert both.item() == pytest.approx((apart(half, whole) + apart(nothing, whole)).item() / 2, abs=1e-5)
 
 
 def test_it_learns(loss):

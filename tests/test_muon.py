@@ -60,3 +60,14 @@ def test_as_pytorchs_own(dtype: torch.dtype) -> None:
         with torch.no_grad():  # what was rounded does not add up
             for a, b in zip(ours, theirs, strict=True):
                 b.copy_(a)
+
+
+def test_a_convolution_is_the_matrix_of_its_rows() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight, slope = (torch.randn(8, 4, 3, 3, 3, generator=generator) for _ in range(2))
+    whole, rows = nn.Parameter(weight.clone()), nn.Parameter(weight.flatten(1).clone())
+    whole.grad, rows.grad = slope.clone(), slope.flatten(1).clone()
+    for each in (whole, rows):
+        Muon([each], lr=0.1, weight_decay=0.5).step()
+    assert not torch.equal(whole, weight)
+    assert torch.equal(whole.flatten(1), rows)

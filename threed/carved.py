@@ -1,7 +1,8 @@
 """A volume out of a picture that has the picture's outline and, on the side that it shows, its colours.
 
-The prior's angles tell from where the picture was taken, and its lift makes a volume of it in one go. Where there is no
-lift, or there are words too, it is the start: without angles, what it first makes of the picture tells, roughly, from
+The prior's angles tell from where the picture was taken, and its lift makes a volume of it in one go; where it knows
+volumes by heart, it is the one of these that looks most like the picture. Where there is no lift, or there are words
+too, it is the start: without angles, what it first makes of the picture tells, roughly, from
 where that was taken. Then the start is asked again, and every guess on the way to clean volumes is carved and grown
 until the outline is right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who
 sample under a measurement by projecting on it at every step). What sticks out beyond the outline in twice the
@@ -18,12 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.cutout import Cutout
-from threed.distill import angles, embedded, lift, start
+from threed.distill import angles, embedded, exemplars, lift, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.even import evened_voxels
 from threed.hull import Carving, Sight
 from threed.kept import kept
+from threed.recalled import recalled
 from threed.renderers.voxels import Voxels
 from threed.spread import light, spread
 from threed.start import VoxelField, flattened, smoothed, upsampled
@@ -35,6 +37,19 @@ CANDIDATES, STEPS = 6, 25  # of those that are carved
 STRANGE, FAMILIAR = 0.6, 0.9  # intersections over union of outlines: what of the start's depth is believed
 FRONTAL = 0.1  # what a camera at 35 degrees from the front has to look more like it
 OUTLINE = 192  # pixels a side of the outline
+FOLLOWED = (
+    0.8  # overlap of outlines, from which on what is known by heart is carved: else it is thin, and would be lost
+)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What may stand before the camera, not yet carved."""
+
+    voxels: Voxels
+    sight: Sight
+    seen: Viewpoint
+    followed: bool = True  # whether its outline is made the picture's
 
 
 @dataclass(frozen=True)
@@ -63,13 +78,16 @@ def carved(
     problem = None
     for begun in (lifted, dreamt) if lifts(words) else (dreamt,):  # of thin things a lift may leave nothing
         try:
-            coarse, sight, seen = begun(words, small, cutout, elevation, fov)
-            hull = sight.hull(len(coarse.distance))
-            coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
+            guess = begun(words, small, cutout, elevation, fov)
+            coarse = guess.voxels
+            if guess.followed:
+                hull = guess.sight.hull(len(coarse.distance))
+                coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
             fine = evened_voxels(smoothed(upsampled(flattened(coarse), words.prior)))
-            hull = sight.hull(len(fine.distance))
-            fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
-            seen = placed(coloured(fine), cutout, seen)
+            hull = guess.sight.hull(len(fine.distance))
+            if guess.followed:
+                fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
+            seen = placed(coloured(fine), cutout, guess.seen)
             shone = light(fine, seen, cutout) if begun is lifted else 1.0
             return VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical)), seen, shone
         except ValueError as error:
@@ -85,22 +103,27 @@ def lifts(words: Words) -> bool:
     return not words.prompt and (words.prior / "lift").is_dir() and (words.prior / "angles").is_dir()
 
 
-def lifted(
-    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
-) -> tuple[Voxels, Sight, Viewpoint]:
-    """What the prior's lift makes of the picture, not yet carved. Raises ValueError where nothing is solid."""
-    azimuth, height = angles.believed(kept(angles.load)(words.prior), small).middle
+def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float) -> Guess:
+    """What the prior's lift knows or makes of the picture. Raises ValueError where nothing is solid."""
+    belief = angles.believed(kept(angles.load)(words.prior), small)
+    azimuth, height = belief.middle
     at = Viewpoint(azimuth, height if elevation is None else elevation, fov)
     volume = lift.lifted(kept(lift.load)(words.prior), small, math.radians(at.azimuth), math.radians(at.elevation))
-    coarse = lift.voxels_of(volume, volume.shape[-1])
-    shape = coloured(coarse)
+    solid = lift.voxels_of(volume, volume.shape[-1]) if (volume[0] < 0).any() else None
+    if (known := kept(exemplars.load)(words.prior)) is not None:
+        found = recalled(known, belief, small, solid, elevation, fov)
+        at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
+        seen = placed(coloured(found.voxels), cutout, at)
+        sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
+        return Guess(found.voxels, sight, seen, found.overlap >= FOLLOWED)
+    if solid is None:
+        raise ValueError("nothing of it is solid")
+    shape = coloured(solid)
     seen = placed(shape, cutout, at)
-    return coarse, Sight.of(seen, coarse, cutout, OUTLINE, trust(shape, cutout, seen)), seen
+    return Guess(solid, Sight.of(seen, solid, cutout, OUTLINE, trust(shape, cutout, seen)), seen)
 
 
-def dreamt(
-    words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float
-) -> tuple[Voxels, Sight, Viewpoint]:
+def dreamt(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevation: float | None, fov: float) -> Guess:
     """What the start makes of picture and words, led to the outline at every step. Raises ValueError."""
     encode = kept(embedded.text_reader)(words.prior)
     told = encode([words.prompt]), encode([words.negative])
@@ -110,7 +133,7 @@ def dreamt(
     seen, trusted = sighted(words.prior, small, coloured(glance), cutout, elevation, fov)
     led = Carving(Sight.of(seen, glance, cutout, OUTLINE, trusted))
     volumes = start.sample(network, *told, CANDIDATES, seeded(words.seed, 1), STEPS, picture=small, led=led)
-    return start.voxels_of(agreed(volumes.cpu())), led.sight, seen
+    return Guess(start.voxels_of(agreed(volumes.cpu())), led.sight, seen)
 
 
 def trust(glance: Painted, cutout: Cutout, seen: Viewpoint) -> float:

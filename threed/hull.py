@@ -48,9 +48,12 @@ class Sight:
     bulge: Float[Tensor, "S S"]  # pixels to either side of the middle plane: how deep a thing with this outline is
     trust: float = 1.0  # from 0 to 1, in volumes; the less, the rounder and the nearer to the bulge
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the frame's unit
+    known: bool = False  # whether how deep it is needs no bound
 
     @staticmethod
-    def of(seen: Viewpoint, voxels: Voxels, cutout: Cutout, size: int, trust: float = 1.0) -> Sight:
+    def of(
+        seen: Viewpoint, voxels: Voxels, cutout: Cutout, size: int, trust: float = 1.0, known: bool = False
+    ) -> Sight:
         """Of a lattice whose object may yet become as high as the picture says: the voxels show how deep it is.
 
         They are stretched until their picture is as much higher than wide as the object's, and then as large. With less
@@ -75,7 +78,7 @@ class Sight:
             down=float(y) - zoom * (top + bottom) / 2,
         )
         alpha = at.placed(cutout, size).alpha
-        return Sight(seen.camera, alpha, scale, inflated(alpha), trust)
+        return Sight(seen.camera, alpha, scale, inflated(alpha), trust, known=known)
 
     def hull(self, resolution: int) -> Hull:
         """Of the outline, on a lattice of so many voxels a side."""
@@ -94,7 +97,8 @@ class Sight:
             found = torch.maximum(beside, before - height).clamp(-TRUNCATION, TRUNCATION)
             return found.reshape((resolution,) * 3)
 
-        allowed, fill = bounded(high / max(1 - self.trust, LEAST_ROUND)), bounded(FILL * high)
+        most = torch.full_like(high, math.inf) if self.known else high / max(1 - self.trust, LEAST_ROUND)
+        allowed, fill = bounded(most), bounded(FILL * high)
         core = bounded(CORE * (1 - self.trust) * high) if self.trust < TRUSTED else torch.full_like(fill, TRUNCATION)
         bins = round(BINS * resolution)
         column, row = ((where + 1) * (bins / 2)).long().clamp(0, bins - 1).unbind(-1)

@@ -16,11 +16,13 @@ from torch import nn
 
 from threed import checkpoint
 from threed.distill import angles as seen_from
+from threed.distill import exemplars
 from threed.distill import lift as lifts
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import Angles
 from threed.distill.embedded import Embedded
+from threed.distill.exemplars import Exemplars
 from threed.distill.lift import Lift
 from threed.distill.start import Start, StartConfig
 from threed.distill.text import Text
@@ -315,6 +317,7 @@ def lift(job: Job) -> Trainee:
         del steps  # nobody asks it for them
         assert isinstance(trained, Lift)
         lift_training.write(job.work, trained)
+        exemplars.write(job.work, Exemplars.of(train))
 
     learned = loss(job.data.train, train, seen)
     left = loss(job.data.held_out, held, seen_held) if held and seen_held else None

@@ -1,0 +1,135 @@
+"""Many objects made of balls, seen by many cameras and compared with one picture: numba, one thread an object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from numba import prange
+from torch import Tensor
+
+from threed.renderers.camera import Cameras
+from threed.renderers.cpu_ops.launch import kernel, launch
+
+LEAST = 0.5  # pixels: the radius of what is smaller
+DARKEST, BRIGHTEST = 0.5, 1.5  # how much light the picture may be in
+
+
+@dataclass(frozen=True)
+class Balls:
+    """A objects, the balls of one after those of another: from where in the others on, and how many there are."""
+
+    begin: Int[Tensor, "N"]  # A + 1 of them
+    centre: Float[Tensor, "P 3"]
+    radius: Float[Tensor, "P"]
+    colour: UInt8[Tensor, "P 3"]  # display sRGB
+
+
+def likeness(
+    balls: Balls,
+    rows: Int[Tensor, "N"],
+    cameras: Cameras,
+    rgb: Float[Tensor, "S S 3"],
+    inside: Bool[Tensor, "S S"],
+    extent: float,
+) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
+    """How much the outlines of objects and picture overlap, and how far apart the colours are where they do.
+
+    What a camera sees is framed: zoomed and moved until it is in the middle, and its longer side `extent` of the frame.
+    The first is intersection over union, the second the root of the mean square, in the light, between DARKEST and
+    BRIGHTEST, that makes it least; 1 where nothing overlaps.
+    """
+    found = torch.zeros(len(rows), len(cameras), 5)
+    lens = torch.stack([cameras.distance, (cameras.fov_y / 2).tan()], dim=1)
+    arrays = balls.begin, balls.centre, balls.radius, balls.colour, rows, cameras.rotation.mT, lens
+    launch(_compare, *arrays, rgb, inside, float(extent), found)
+    both, either, product, square, shown = found.unbind(-1)
+    light = (product / square.clamp(min=1e-6)).clamp(DARKEST, BRIGHTEST)
+    apart = (shown - 2 * light * product + light * light * square).clamp(min=0) / (3 * both.clamp(min=1))
+    return both / either.clamp(min=1), torch.where(both > 0, apart.sqrt(), 1.0)
+
+
+@kernel(parallel=True)
+def _compare(
+    begin: Any,
+    centre: Any,
+    radius: Any,
+    colour: Any,
+    rows: Any,
+    rotation: Any,
+    lens: Any,
+    rgb: Any,
+    inside: Any,
+    extent: float,
+    found: Any,
+) -> None:
+    size = len(inside)
+    for n in prange(len(rows)):
+        low, high = begin[rows[n]], begin[rows[n] + 1]
+        if low == high:
+            continue
+        seen = np.empty((high - low, 4), np.float32)
+        nearest, whose = np.empty((size, size), np.float32), np.empty((size, size), np.int64)
+        for k in range(len(rotation)):
+            _project(centre, radius, low, high, rotation[k], lens[k], seen)
+            _frame(seen, extent, size)
+            _draw(seen, nearest, whose)
+            for y in range(size):
+                for x in range(size):
+                    ball = whose[y, x]
+                    if ball >= 0 and inside[y, x]:
+                        found[n, k, 0] += 1
+                        for c in range(3):
+                            own, shown = colour[low + ball, c] / 255.0, rgb[y, x, c]
+                            found[n, k, 2] += own * shown
+                            found[n, k, 3] += own * own
+                            found[n, k, 4] += shown * shown
+                    if ball >= 0 or inside[y, x]:
+                        found[n, k, 1] += 1
+
+
+@kernel()
+def _project(centre: Any, radius: Any, low: int, high: int, rotation: Any, lens: Any, seen: Any) -> None:
+    """Right, down and radius in half sides of the frame, and how far toward the camera."""
+    for p in range(low, high):
+        x, y, z = centre[p, 0], centre[p, 1], centre[p, 2]
+        toward = rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z
+        scale = 1 / ((lens[0] - toward) * lens[1])
+        seen[p - low, 0] = (rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z) * scale
+        seen[p - low, 1] = -(rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z) * scale
+        seen[p - low, 2] = radius[p] * scale
+        seen[p - low, 3] = toward
+
+
+@kernel()
+def _frame(seen: Any, extent: float, size: int) -> None:
+    """Into pixels, the outline in the middle and so much of the frame."""
+    left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
+    for p in range(len(seen)):
+        left, right = min(left, seen[p, 0] - seen[p, 2]), max(right, seen[p, 0] + seen[p, 2])
+        top, bottom = min(top, seen[p, 1] - seen[p, 2]), max(bottom, seen[p, 1] + seen[p, 2])
+    zoom = extent * size / max(right - left, bottom - top)
+    for p in range(len(seen)):
+        seen[p, 0] = (seen[p, 0] - (left + right) / 2) * zoom + size / 2
+        seen[p, 1] = (seen[p, 1] - (top + bottom) / 2) * zoom + size / 2
+        seen[p, 2] = max(seen[p, 2] * zoom, LEAST)
+
+
+@kernel()
+def _draw(seen: Any, nearest: Any, whose: Any) -> None:
+    """Which ball every pixel's middle sees, -1 for none."""
+    size = len(whose)
+    nearest[:] = -np.inf
+    whose[:] = -1
+    for p in range(len(seen)):
+        x, y, r = seen[p, 0] - 0.5, seen[p, 1] - 0.5, seen[p, 2]
+        for row in range(max(0, math.ceil(y - r)), min(size - 1, math.floor(y + r)) + 1):
+            for column in range(max(0, math.ceil(x - r)), min(size - 1, math.floor(x + r)) + 1):
+                near = (column - x) ** 2 + (row - y) ** 2 <= r * r
+                if near and seen[p, 3] > nearest[row, column]:
+                    nearest[row, column] = seen[p, 3]
+                    whose[row, column] = p
