@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from threed import carved as carving
-from threed.carved import Words, carved, coloured, sighted, trust, usual
+from threed.carved import Guess, Words, carved, coloured, sighted, trust, usual
 from threed.cutout import Cutout
 from threed.distill.angles import Angles, AnglesConfig
 from threed.hull import Sight
@@ -80,8 +80,8 @@ def test_a_lift_knows_the_colours_without_the_light(tmp_path, monkeypatch):
     cutout = Cutout(0.8 * look.albedo[0], look.alpha[0])
 
     sight = Sight.of(seen, thing, cutout, 96)
-    monkeypatch.setattr(carving, "lifted", lambda *_: (thing, sight, seen))
-    monkeypatch.setattr(carving, "dreamt", lambda *_: (thing, sight, seen))
+    monkeypatch.setattr(carving, "lifted", lambda *_: Guess(thing, sight, seen))
+    monkeypatch.setattr(carving, "dreamt", lambda *_: Guess(thing, sight, seen))
     for lifts, light in ((True, 0.8), (False, 1.0)):
         monkeypatch.setattr(carving, "lifts", lambda words, lifts=lifts: lifts)
         field, _, found = carved(Words("", "", 0, tmp_path, "cpu"), torch.zeros(4, 16, 16), cutout, None, 40.0)

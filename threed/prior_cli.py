@@ -52,7 +52,8 @@ At least 16 assets are needed, and hundreds to learn something. A twentieth is h
 
 A prior has five parts: a start (rough volumes out of a text, for threed text --start volume), an upsampler (these in
 twice the resolution), views (pictures, which distillation asks), and for threed image angles (from where a picture was
-taken) and a lift (a volume out of a picture). MY_PRIOR receives them with a model card, README.md. While a part is
+taken) and a lift (a volume out of a picture, and rough copies of the assets, about a kilobyte each, which it knows
+again). MY_PRIOR receives them with a model card, README.md. While a part is
 trained, MY_PRIOR/work/PART has samples.png and metrics.jsonl. The defaults take about an hour and a half on two cores,
 for 2,700 assets.
 

@@ -44,12 +44,21 @@ cannot know.
 Losses are those of training at the end, over assets that were trained on and over those held out: of the start the mean
 squared error of clean tokens, of the upsampler the mean absolute error of volumes, of the views the mean squared error
 of clean pictures, weighted over time, of the angles the cross entropy of azimuth and elevation, of the lift the mean
-absolute error of volumes. Lower is better; they compare with other trainings on the same assets only.
+absolute error of volumes, and how little these and their silhouettes overlap the truth. Lower is better; they compare
+with other trainings on the same assets only.
 {kept}
-## Licence
+{copies}## Licence
 
 The program cannot choose one: say here under which licence you pass these weights on, and look at those of the assets
 first. The text encoder is that of the prior the training began with; see `text_encoder/NOTICE`.
+"""
+
+COPIES = """
+## Copies
+
+`lift/exemplars.safetensors` has rough copies of the meshes, so that `threed image` knows again what it is shown: whoever
+has this folder has these too.
+
 """
 
 
@@ -69,6 +78,7 @@ def written(folder: str, data: Data, captions: Path | None, source: str, finishe
         licences=provenance(captions),
         rows="\n".join(row(part, figures) for part, figures in finished.items()),
         kept=kept if others else "",
+        copies=COPIES if "lift" in finished else "",
     )
 
 

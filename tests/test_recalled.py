@@ -1,0 +1,120 @@
+"""Which exemplar a picture shows, and from where: of solids like no other, seen by the renderer of surfaces."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from threed.carved import coloured
+from threed.distill.angles import AZIMUTHS, BIN, ELEVATIONS, LOWEST, Belief
+from threed.distill.conditions import reference_picture
+from threed.distill.exemplars import Exemplars
+from threed.recalled import VIEWS, VIEWS_TURNED, Views, likely, recalled
+from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training.angles import framed
+from threed.viewpoint import Viewpoint
+
+SIDE = 32
+BOXES = (  # a letter F with a foot in front, a chair, a stair, a table
+    (((-4, -13, -3), (0, 13, 3)), ((0, 7, -3), (8, 13, 3)), ((0, -2, -3), (5, 3, 3)), ((-4, -13, 3), (0, -9, 10))),
+    (((-7, -13, -7), (7, 0, 7)), ((-7, 0, -7), (7, 13, -3))),
+    (((-13, -8, -6), (-4, 8, 6)), ((-4, -8, -6), (5, 2, 6)), ((5, -8, -6), (13, -4, 6))),
+    (((-13, 4, -9), (13, 8, 9)), ((-11, -8, -7), (-7, 4, -3)), ((7, -8, 3), (11, 4, 7))),
+)
+COLOURS = (0.8, 0.2, 0.2), (0.3, 0.6, 0.3), (0.3, 0.3, 0.8), (0.7, 0.6, 0.2)
+
+
+def solid(boxes, colour):
+    axis = torch.arange(SIDE) - (SIDE - 1) / 2
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    distance = torch.full((SIDE,) * 3, TRUNCATION)
+    for low, high in boxes:
+        middle, half = (torch.tensor(high) + torch.tensor(low)) / 2, (torch.tensor(high) - torch.tensor(low)) / 2
+        apart = (points - middle).abs() - half
+        away = apart.clamp(min=0).norm(dim=-1) + apart.amax(-1).clamp(max=0)
+        distance = torch.minimum(distance, away)
+    return Voxels(distance.clamp(-TRUNCATION, TRUNCATION), torch.tensor(colour).expand(SIDE, SIDE, SIDE, 3))
+
+
+@pytest.fixture(scope="module")
+def known():
+    return Exemplars.of([solid(*each) for each in zip(BOXES, COLOURS, strict=True)])
+
+
+def picture(voxels, azimuth, elevation):
+    look = Viewpoint(azimuth, elevation).of(coloured(voxels), 128)
+    shown = framed(torch.cat([look.albedo[0], look.alpha[0]], dim=-1).movedim(-1, 0)[None])
+    return reference_picture(*shown.split([3, 1], dim=1))[0]
+
+
+def belief(azimuth=None, elevation=None):
+    """Sure of a bin, or of nothing."""
+    sides, heights = torch.zeros(AZIMUTHS), torch.zeros(ELEVATIONS)
+    if azimuth is not None:
+        sides[int((azimuth + AZIMUTHS * BIN / 2) / BIN)] = 8.0
+    if elevation is not None:
+        heights[int((elevation - LOWEST) / BIN)] = 8.0
+    return Belief(sides.log_softmax(0), heights.log_softmax(0))
+
+
+@pytest.mark.parametrize("row", range(len(BOXES)))
+def test_the_right_one_is_found_and_from_where(known, row):
+    small = picture(known[row], 27.0, 13.0)
+    found = recalled(known, belief(25.0, 15.0), small, None, None, 40.0)
+    assert found.row == row
+    assert found.azimuth == pytest.approx(27, abs=6)
+    assert found.elevation == pytest.approx(13, abs=8)
+    assert found.overlap > 0.85
+    assert torch.equal(found.voxels.distance, known[row].distance)
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_it_is_turned_as_the_picture_shows_it(known, quarter):
+    """Of four quarters angles know none: what is seen from the side becomes an object whose side is its front."""
+    small = picture(known[0], 90 * quarter - 20.0, 15.0)
+    found = recalled(known, belief(-20.0, 15.0), small, None, None, 40.0)
+    assert found.row == 0
+    assert found.azimuth == pytest.approx(-20, abs=6)
+    again = picture(found.voxels, found.azimuth, found.elevation)
+    assert (again[3] - small[3]).abs().mean() < 0.03
+
+
+def test_colours_tell_what_outlines_do_not(known):
+    other = Exemplars.of([solid(BOXES[1], COLOURS[3]), solid(BOXES[1], COLOURS[1])])
+    found = recalled(other, belief(10.0, 15.0), picture(solid(BOXES[1], COLOURS[1]), 10.0, 15.0), None, None, 40.0)
+    assert found.row == 1
+
+
+def test_what_the_lift_makes_of_it_tells_what_a_picture_cannot():
+    """Two boxes, one of them deep, from right before them, where both look alike."""
+    shallow, deep = (solid((((-9, -9, -half), (9, 9, half)),), COLOURS[0]) for half in (3, 13))
+    both, small = Exemplars.of([shallow, deep]), picture(shallow, 0.0, 0.0)
+    for row, lifted in enumerate((shallow, deep)):
+        assert recalled(both, belief(0.0, 0.0), small, lifted, 0.0, 40.0).row == row
+
+
+def test_a_given_elevation_is_kept(known):
+    found = recalled(known, belief(20.0, 40.0), picture(known[1], 20.0, 10.0), None, 10.0, 40.0)
+    assert (found.row, found.elevation) == (1, 10.0)
+
+
+def test_views_are_the_likeliest_and_fewer_of_what_is_turned():
+    views = likely(belief(-30.0, 20.0), None)
+    assert (views.azimuth[0], views.elevation[0], views.turns[0]) == (-30, 20, 0)
+    assert (views.turns == 0).sum() <= VIEWS
+    assert 1 <= (views.turns == 3).sum() <= VIEWS_TURNED
+    unsure = likely(belief(), None)
+    assert [int((unsure.turns == k).sum()) for k in range(4)] == [VIEWS, *[VIEWS_TURNED] * 3]
+
+
+def test_views_around_one_keep_its_quarter():
+    views = Views(torch.tensor([10.0, -20.0]), torch.tensor([5.0, 20.0]), torch.tensor([0, 3]))
+    beside = views.around(1, (5.0, 7.0), True)
+    assert sorted(set(beside.azimuth.tolist())) == [-25, -20, -15]
+    assert sorted(set(beside.elevation.tolist())) == [13, 20, 27]
+    assert beside.turns.tolist() == [3] * 9
+    assert views.around(0, (5.0, 7.0), False).elevation.tolist() == [5.0] * 3
+    camera = beside.cameras(40.0)
+    assert camera.azimuth[0].item() == pytest.approx(math.radians(-25 + 270))
+    assert replace(camera, azimuth=camera.azimuth * 0).position[:, 0].abs().max() < 1e-6
