@@ -46,8 +46,8 @@ squared error of clean tokens, of the upsampler the mean absolute error of volum
 of clean pictures, weighted over time, of the angles the cross entropy of azimuth and elevation, of the lift the mean
 absolute error of volumes, and how little these and their silhouettes overlap the truth. Lower is better; they compare
 with other trainings on the same assets only.
-{kept}
-{copies}## Licence
+{kept}{copies}
+## Licence
 
 The program cannot choose one: say here under which licence you pass these weights on, and look at those of the assets
 first. The text encoder is that of the prior the training began with; see `text_encoder/NOTICE`.
@@ -56,9 +56,8 @@ first. The text encoder is that of the prior the training began with; see `text_
 COPIES = """
 ## Copies
 
-`lift/exemplars.safetensors` has rough copies of the meshes, so that `threed image` knows again what it is shown: whoever
-has this folder has these too.
-
+`lift/exemplars.safetensors` has rough copies of the meshes, so that `threed image` knows again what it is shown:
+whoever has this folder has these too.
 """
 
 
