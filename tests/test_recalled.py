@@ -65,7 +65,8 @@ def test_the_right_one_is_found_and_from_where(known, row):
     assert found.row == row
     assert found.azimuth == pytest.approx(27, abs=6)
     assert found.elevation == pytest.approx(13, abs=8)
-    assert found.overlap > 0.85
+    assert found.likeness.overlap > 0.85
+    assert found.likeness.apart < 0.05
     assert torch.equal(found.voxels.distance, known[row].distance)
 
 
@@ -92,6 +93,22 @@ def test_what_the_lift_makes_of_it_tells_what_a_picture_cannot():
     both, small = Exemplars.of([shallow, deep]), picture(shallow, 0.0, 0.0)
     for row, lifted in enumerate((shallow, deep)):
         assert recalled(both, belief(0.0, 0.0), small, lifted, 0.0, 40.0).row == row
+
+
+def test_the_lifts_own_is_kept_where_nothing_known_is_as_much_like_the_picture(known):
+    """Of what is not among them; of colours that none of them has; and not, where the lift's own is worse."""
+    sphere = solid(BOXES[1], COLOURS[1])
+    axis = torch.arange(SIDE) - (SIDE - 1) / 2
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    sphere = replace(sphere, distance=(points.norm(dim=-1) - 12).clamp(-TRUNCATION, TRUNCATION))
+    told = belief(10.0, 15.0)
+    assert recalled(known, told, picture(sphere, 10.0, 15.0), sphere, None, 40.0) is None
+    assert recalled(known, told, picture(sphere, 10.0, 15.0), None, None, 40.0) is not None
+    small = picture(known[1], 10.0, 15.0)
+    assert recalled(known, told, small, sphere, None, 40.0).row == 1
+    halved = small.clone()
+    halved[:3, :, :64] = -small[3, :, :64]
+    assert recalled(known, told, halved, known[1], None, 40.0) is None
 
 
 def test_a_given_elevation_is_kept(known):

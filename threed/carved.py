@@ -110,12 +110,12 @@ def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevatio
     at = Viewpoint(azimuth, height if elevation is None else elevation, fov)
     volume = lift.lifted(kept(lift.load)(words.prior), small, math.radians(at.azimuth), math.radians(at.elevation))
     solid = lift.voxels_of(volume, volume.shape[-1]) if (volume[0] < 0).any() else None
-    if (known := kept(exemplars.load)(words.prior)) is not None:
-        found = recalled(known, belief, small, solid, elevation, fov)
+    known = kept(exemplars.load)(words.prior)
+    if known is not None and (found := recalled(known, belief, small, solid, elevation, fov)) is not None:
         at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
         seen = placed(coloured(found.voxels), cutout, at)
         sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
-        return Guess(found.voxels, sight, seen, found.overlap >= FOLLOWED)
+        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED)
     if solid is None:
         raise ValueError("nothing of it is solid")
     shape = coloured(solid)

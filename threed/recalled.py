@@ -4,6 +4,9 @@ Every exemplar is drawn from where the angles believe that the picture was taken
 around the best place of each, and the likeliest one of these once more. Two outlines that agree from a camera that is
 likely are evidence of the same shape, on the sides that are hidden as well; colours and what the lift makes of the
 picture tell the rest. The angles know no front: of the four quarters, an exemplar may show any.
+
+What a lift makes of a picture has its outline and its colours anyway, but is no better where it cannot see; an exemplar
+may be a little less like the picture and yet be the better guess. Where its colours are far off, it is something else.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ AROUND = (5.0, 7.0), (2.5, 3.5)  # degrees of azimuth and elevation, around the 
 FEW = 96  # exemplars that are looked at again
 COARSE, FINE = 40, 64  # pixels a side
 COLOUR, LIFTED, BELIEVED, TURNED = 0.5, 0.08, 0.016, 0.05  # weights, against that of the outlines
+BETTER = 0.05  # what an exemplar's score may lack of that of the lift's own volume
+STRANGE = 0.17  # how far apart its colours may be
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,16 @@ class Recalled:
     row: int
     azimuth: float  # degrees
     elevation: float
+    likeness: Likeness
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much something is like a picture, from where."""
+
+    score: float
     overlap: float  # of the outlines, intersection over union
+    apart: float  # root mean square of the colours' differences where they overlap, in the best light
 
 
 @dataclass(frozen=True)
@@ -89,16 +103,28 @@ class Search:
     small: Float[Tensor, "4 S S"]
     fov: float  # degrees
 
-    def score(
-        self, rows: Int[Tensor, "N"], views: Views, size: int
+    def score(self, rows: Int[Tensor, "N"], views: Views, size: int) -> Float[Tensor, "3 N K"]:
+        """How good every exemplar is from every view, how much the outlines overlap, how far apart colours are."""
+        overlap, apart = self.compared(self.exemplars, rows, views, size)
+        known = LIFTED * self.alike[views.turns][:, rows].T - TURNED * (views.turns > 0)
+        return torch.stack([overlap - COLOUR * apart + known + self.likely(views), overlap, apart])
+
+    def own(self, lifted: Voxels, elevation: float | None) -> float:
+        """The score of what the lift makes of the picture, from where it was made."""
+        azimuth, height = self.belief.middle
+        middle = torch.tensor([azimuth]), torch.tensor([height if elevation is None else elevation])
+        views = Views(*middle, torch.zeros(1, dtype=torch.int64))
+        overlap, apart = self.compared(Exemplars.of([lifted]), torch.zeros(1, dtype=torch.int64), views, FINE)
+        return float(overlap - COLOUR * apart + LIFTED + self.likely(views))
+
+    def compared(
+        self, exemplars: Exemplars, rows: Int[Tensor, "N"], views: Views, size: int
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-        """How good every exemplar is from every view, and how much of that are outlines."""
         picture = Picture.of(self.small, size)
-        overlap, apart = likeness(
-            self.exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT
-        )
-        likely = BELIEVED * self.belief.likely(views.azimuth, views.elevation) - TURNED * (views.turns > 0)
-        return overlap - COLOUR * apart + LIFTED * self.alike[views.turns][:, rows].T + likely, overlap
+        return likeness(exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT)
+
+    def likely(self, views: Views) -> Float[Tensor, "K"]:
+        return BELIEVED * self.belief.likely(views.azimuth, views.elevation)
 
 
 def recalled(
@@ -108,28 +134,37 @@ def recalled(
     lifted: Voxels | None,
     elevation: float | None,
     fov: float,
-) -> Recalled:
-    """The exemplar that is likest to a picture, as a lift is shown it; degrees, None for what is not known."""
+) -> Recalled | None:
+    """The exemplar that is likest to a picture, as a lift is shown it; degrees, None for what is not known.
+
+    None if what the lift made is the better guess.
+    """
     search = Search(exemplars, belief, alike(exemplars, lifted), small, fov)
-    views, every = likely(belief, elevation), torch.arange(len(exemplars))
+    found = likest(search, likely(belief, elevation), elevation is None)
+    if lifted is None:
+        return found
+    strange = found.likeness.apart > STRANGE or found.likeness.score < search.own(lifted, elevation) - BETTER
+    return None if strange else found
+
+
+def likest(search: Search, views: Views, tilted: bool) -> Recalled:
+    """The best exemplar from any of these views and from around the best of them."""
+    every = torch.arange(len(search.exemplars))
     score, view = search.score(every, views, COARSE)[0].max(1)
     few = score.topk(min(FEW, len(every))).indices
-    found = [
-        best(search, few[view[few] == k], views.around(k, AROUND[0], elevation is None))
-        for k in view[few].unique().tolist()
-    ]
-    _, row, views, k, _ = max(found, key=lambda one: one[0])
-    _, row, views, k, overlap = best(search, torch.tensor([row]), views.around(k, AROUND[1], elevation is None))
-    voxels, turns = exemplars[row], int(views.turns[k])
+    found = [best(search, few[view[few] == k], views.around(k, AROUND[0], tilted)) for k in view[few].unique().tolist()]
+    _, row, views, k = max(found, key=lambda one: one[0].score)
+    like, row, views, k = best(search, torch.tensor([row]), views.around(k, AROUND[1], tilted))
+    voxels, turns = search.exemplars[row], int(views.turns[k])
     turned = replace(voxels, distance=voxels.distance.rot90(turns, (0, 2)), colour=voxels.colour.rot90(turns, (0, 2)))
-    return Recalled(turned, row, float(views.azimuth[k]), float(views.elevation[k]), overlap)
+    return Recalled(turned, row, float(views.azimuth[k]), float(views.elevation[k]), like)
 
 
-def best(search: Search, rows: Int[Tensor, "N"], views: Views) -> tuple[float, int, Views, int, float]:
-    """The best score, of which exemplar, among these views from which, and how much the outlines overlap."""
-    score, overlap = search.score(rows, views, FINE)
-    n, k = divmod(int(score.argmax()), len(views.azimuth))
-    return float(score[n, k]), int(rows[n]), views, k, float(overlap[n, k])
+def best(search: Search, rows: Int[Tensor, "N"], views: Views) -> tuple[Likeness, int, Views, int]:
+    """Which exemplar, among these views from which, and how it is like the picture."""
+    found = search.score(rows, views, FINE)
+    n, k = divmod(int(found[0].argmax()), len(views.azimuth))
+    return Likeness(*found[:, n, k].tolist()), int(rows[n]), views, k
 
 
 def alike(exemplars: Exemplars, lifted: Voxels | None) -> Float[Tensor, "4 A"]:
