@@ -41,18 +41,17 @@ class Exemplars:
     """A objects as small numbers: what `load` reads and `write` writes."""
 
     level: Int8[np.ndarray, "A G G G"]  # from -LEVELS to LEVELS - 1, negative inside
-    shade: UInt8[np.ndarray, "P 3"]  # of voxels of surfaces, in the order of `surface`
+    surface: Bool[np.ndarray, "A G G G"]  # what `surfaces` says of it
+    shade: UInt8[np.ndarray, "P 3"]  # of the voxels of surfaces, in their order
 
     @staticmethod
     def of(volumes: Sequence[Voxels]) -> Exemplars:
         """Of more than MOST, so many at equal steps."""
         kept = [volumes[row] for row in range(0, len(volumes), -(-len(volumes) // MOST))]
-        levels = [(each.distance * LEVELS).floor().clamp(-LEVELS, LEVELS - 1).char().numpy() for each in kept]
-        shades = [
-            (each.colour * 255).round().byte().numpy()[surfaces(level[None])[0]] >> (8 - SHADES)
-            for each, level in zip(kept, levels, strict=True)
-        ]
-        return Exemplars(np.stack(levels), np.concatenate(shades))
+        level = np.stack([(each.distance * LEVELS).floor().clamp(-LEVELS, LEVELS - 1).char().numpy() for each in kept])
+        surface = surfaces(level)
+        colours = [(each.colour * 255).round().byte().numpy()[skin] for each, skin in zip(kept, surface, strict=True)]
+        return Exemplars(level, surface, np.concatenate(colours) >> (8 - SHADES))
 
     def __len__(self) -> int:
         return len(self.level)
@@ -70,10 +69,6 @@ class Exemplars:
         return Voxels(
             torch.from_numpy(np.where(level < 0, -size, size)).float(), torch.from_numpy(shades[tuple(nearest)])
         )
-
-    @cached_property
-    def surface(self) -> Bool[np.ndarray, "A G G G"]:
-        return surfaces(self.level)
 
     @cached_property
     def begin(self) -> Int[np.ndarray, "N"]:
@@ -142,8 +137,8 @@ def load(folder: Path) -> Exemplars | None:
         if not (1 <= count <= MOST and 8 <= side <= LARGEST):
             raise ValueError(f"it has {count} exemplars of {side} voxels a side; at most {MOST} of {LARGEST} are read")
         level = opened(stored["level"], count * side**3).view(np.int8).reshape(count, side, side, side)
-        shades = opened(stored["shade"], 3 * int(surfaces(level).sum()))
-        return Exemplars(level, shades.reshape(-1, 3))
+        surface = surfaces(level)
+        return Exemplars(level, surface, opened(stored["shade"], 3 * int(surface.sum())).reshape(-1, 3))
 
 
 def compressed(array: np.ndarray) -> UInt8[Tensor, "B"]:

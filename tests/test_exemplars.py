@@ -1,7 +1,5 @@
 """What a lift knows by heart: how exactly it is kept, how it is counted, and what is wrong with its file."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -120,8 +118,8 @@ def test_a_file_at_fault_is_named(tmp_path, few, what):
 def test_a_stream_that_swells_is_not_followed(tmp_path, few):
     """A gigabyte of zeros is not unpacked to find that it is too long."""
     (tmp_path / "lift").mkdir()
-    swollen = replace(few, level=np.zeros((len(few), 64, 64, 64), np.int8))
-    write(tmp_path, swollen)
+    level = np.zeros((3, 64, 64, 64), np.int8)
+    write(tmp_path, Exemplars(level, level < 0, few.shade))
     path = tmp_path / "lift" / "exemplars.safetensors"
     save_file(load_file(path) | {"shape": torch.tensor([3, SIDE])}, path)
     with pytest.raises(UnreadablePrior, match="bytes"):
