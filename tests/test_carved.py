@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_exemplars import BOXES, COLOURS, SIDE, picture, solid
 
 from threed import carved as carving
 from threed.carved import Guess, Words, carved, coloured, sighted, trust, usual
 from threed.cutout import Cutout
+from threed.distill import exemplars
 from threed.distill.angles import Angles, AnglesConfig
+from threed.distill.exemplars import Exemplars
+from threed.distill.lift import LiftConfig
 from threed.hull import Sight
 from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training import lift as lift_training
 from threed.training.angles import write
 from threed.viewpoint import Viewpoint
 
@@ -84,7 +89,31 @@ def test_a_lift_knows_the_colours_without_the_light(tmp_path, monkeypatch):
     monkeypatch.setattr(carving, "dreamt", lambda *_: Guess(thing, sight, seen))
     for lifts, light in ((True, 0.8), (False, 1.0)):
         monkeypatch.setattr(carving, "lifts", lambda words, lifts=lifts: lifts)
-        field, _, found = carved(Words("", "", 0, tmp_path, "cpu"), torch.zeros(4, 16, 16), cutout, None, 40.0)
-        assert found == pytest.approx(light, abs=0.01)
-        skin = field.voxels.distance.abs() < 1
-        assert (field.voxels.colour[skin] - green * 0.8 / light).abs().max() < 0.03
+        found = carved(Words("", "", 0, tmp_path, "cpu"), torch.zeros(4, 16, 16), cutout, None, 40.0)
+        assert found.light == pytest.approx(light, abs=0.01)
+        skin = found.field.voxels.distance.abs() < 1
+        assert (found.field.voxels.colour[skin] - green * 0.8 / light).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, followed):
+    """A chair, one among others, from where the angles say within 5 degrees; carved or left as it is known."""
+    known = Exemplars.of([solid(*each) for each in zip(BOXES, COLOURS, strict=True)])
+    sure = Angles(AnglesConfig(size=16, width=8))
+    torch.nn.init.zeros_(sure.tell.weight)
+    sure.tell.bias.data = torch.zeros(34).index_fill(0, torch.tensor([13, 4, 18 + 7]), 9.0)
+    write(tmp_path, sure)
+    config = LiftConfig(resolution=SIDE, size=16, flat=(8, 8, 16), told=8, solid=(8, 16))
+    lift_training.write(tmp_path, lift_training.fresh(config, 0))
+    exemplars.write(tmp_path, known)
+    if not followed:
+        monkeypatch.setattr(carving, "FOLLOWED", 1.01)
+    chair, seen = known[1], Viewpoint(22.0, 17.0)
+    look = seen.of(coloured(chair), 128)
+    cutout = Cutout(look.albedo[0], look.alpha[0])
+    found = carved(Words("", "", 0, tmp_path, "cpu"), picture(chair, 22.0, 17.0), cutout, None, 40.0)
+    assert found.followed == followed
+    assert found.seen.azimuth == pytest.approx(22, abs=5)
+    solid_again = found.field.voxels.at(chair.points(torch.cartesian_prod(*[torch.arange(SIDE)] * 3)))[0] < 0
+    truth = chair.occupied.flatten()
+    assert (solid_again & truth).sum() / (solid_again | truth).sum() > 0.85

@@ -243,6 +243,20 @@ def test_the_target_keeps_the_depth_and_the_normals_of_the_start():
     assert wanted.depth[~there].isfinite().all()
 
 
+def test_an_outline_that_is_not_followed_is_the_starts():
+    """Under half of a green ball's picture, a red ball: green where the picture is, red beside it, and a whole ball."""
+    voxels, seen = replace(ball(), colour=torch.tensor([0.9, 0.1, 0.1]).expand_as(ball().colour)), Viewpoint(0.0, 15.0)
+    whole = seen.of(coloured(voxels), 256).alpha[0]
+    alpha = whole.clone()
+    alpha[:, :128] = 0
+    green = torch.tensor([0.1, 0.8, 0.1])
+    wanted = pictured.target(voxels, Cutout(alpha * green, alpha), seen, followed=False)
+    torch.testing.assert_close(wanted.at(256).alpha, whole, atol=0.02, rtol=0)
+    middle = len(wanted.alpha) // 2
+    torch.testing.assert_close(wanted.rgb[middle, middle + 20], green, atol=0.02, rtol=0)
+    torch.testing.assert_close(wanted.rgb[middle, middle - 20], torch.tensor([0.9, 0.1, 0.1]), atol=0.02, rtol=0)
+
+
 def test_nothing_comes_out(tmp_path):
     folder = knowing(Voxels(torch.ones(8, 8, 8), torch.zeros(8, 8, 8, 3)), tmp_path / "void")
     with pytest.raises(Failure, match=r"no volume came out of the picture .*; try another --seed, --prompt with a few"):

@@ -23,7 +23,7 @@ import trimesh
 from rich.console import Console
 
 from threed import checkpoint, disk
-from threed.distill import angles, lift
+from threed.distill import angles, exemplars, lift
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import AnglesConfig
@@ -98,7 +98,7 @@ def toy_settings(source: Path) -> Settings:
         upsampler=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         views=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         angles=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
-        lift=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
+        lift=lasting(Schedule(1, batch=8, rate=1e-3, optimizer="muon", precision="float32"), STEPS),
         upsampling=UpsamplerConfig(width=8),
         viewing=AnglesConfig(width=8),
         lifting=LiftConfig(resolution=16, flat=(8, 8, 16), told=8, solid=(8, 16)),
@@ -171,7 +171,8 @@ def test_the_folder_is_a_whole_prior(finished):
         for part in ("start", "upsampler", "angles", "lift")
         for name in ("config.json", "model.safetensors")
     }
-    assert {"prior.json", "text_encoder/NOTICE"} | weights <= set(files)
+    assert {"prior.json", "text_encoder/NOTICE", "lift/exemplars.safetensors"} | weights <= set(files)
+    assert b"exemplars.safetensors" in files["README.md"]  # whoever passes the folder on is told
     told = json.loads(files["prior.json"])
     assert (told["steps"], told["distance"], told["geometry"]) == (STEPS, [3.0, 3.2], True)
 
@@ -188,6 +189,7 @@ def test_the_folder_loads_and_holds_the_averages(finished, settings):
         assert torch.equal(angles.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "lift")["average"].items():
         assert torch.equal(lift.load(output).state_dict()[name], value.bfloat16().float()), name
+    assert len(exemplars.load(output)) == COUNT - 2
     for name, value in checkpoints(output, "views")["average"].items():
         assert torch.equal(prior.unet.state_dict()[name], value.half().float()), name
 

@@ -53,6 +53,16 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The volume in its own colours, from where the picture shows it, where that is known, and in how much light."""
+
+    field: VoxelField
+    seen: Viewpoint | None = None
+    light: float = 1.0
+    followed: bool = True  # whether its outline is to be the picture's
+
+
+@dataclass(frozen=True)
 class Words:
     """What the start is told of a picture, and by whom it is answered."""
 
@@ -69,8 +79,8 @@ def carved(
     cutout: Cutout,
     elevation: float | None,
     fov: float,
-) -> tuple[VoxelField, Viewpoint, float]:
-    """The volume in its own colours, from where the picture shows it, and in how much light.
+) -> Beginning:
+    """What the picture shows.
 
     A lift knows things without light; where there is none, the light stays in the colours. Raises Failure where nothing
     solid comes out.
@@ -89,7 +99,8 @@ def carved(
                 fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
             seen = placed(coloured(fine), cutout, guess.seen)
             shone = light(fine, seen, cutout) if begun is lifted else 1.0
-            return VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical)), seen, shone
+            field = VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical))
+            return Beginning(field, seen, shone, guess.followed)
         except ValueError as error:
             problem = error
     raise Failure(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import pictures, viewpoint
-from threed.carved import Words, carved, coloured
+from threed.carved import Beginning, Words, carved, coloured
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
@@ -76,11 +76,13 @@ def picture_to_3d(
     with run.log.stage("start"):
         if request.prompt:
             warn(request, run)
-        shape, seen, light = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
+        beginning = begun(request, source, cutout, framed(photograph, mask, start.shape(folder).picture))
+        shape, seen, light = beginning.field, beginning.seen, beginning.light
         unlit = cutout.unlit(light)
         if recipe.stages:
             seen = levelled(seen or sighted(shape, request, unlit), prior)
-            prior, wanted = introduced(prior, target(shape.voxels, unlit, seen).to(request.device), request, run)
+            wanted = target(shape.voxels, unlit, seen, beginning.followed).to(request.device)
+            prior, wanted = introduced(prior, wanted, request, run)
     asked = request
     if recipe.learns:
         assert prior
@@ -99,10 +101,8 @@ def picture_to_3d(
     return placed
 
 
-def begun(
-    request: Request, source: Source, cutout: Cutout, small: Cutout
-) -> tuple[VoxelField, Viewpoint | None, float]:
-    """The start, from where the picture shows it, where that is known already, and in how much light."""
+def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> Beginning:
+    """The start, carved where the recipe says so."""
     folder = located(request.prior)
     if request.recipe.start == "carved":
         words = Words(request.prompt, request.negative, request.seed, folder, request.device)
@@ -111,7 +111,7 @@ def begun(
         request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
     )
     assert shape
-    return shape, None, 1.0
+    return Beginning(shape)
 
 
 def sighted(shape: VoxelField | Asset, request: Request, cutout: Cutout) -> Viewpoint:
@@ -122,9 +122,15 @@ def sighted(shape: VoxelField | Asset, request: Request, cutout: Cutout) -> View
 
 
 @torch.no_grad()
-def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint) -> Target:
-    """What the picture's camera is to see: the picture, and the depth and the normals of the start."""
+def target(voxels: Voxels, cutout: Cutout, seen: Viewpoint, followed: bool = True) -> Target:
+    """What the picture's camera is to see: the picture, and the depth and the normals of the start.
+
+    Where the picture's outline is not followed, the start's, and its colours beside the picture.
+    """
     placed, look = seen.placed(cutout, TARGET), seen.of(coloured(voxels), TARGET)
+    if not followed:
+        rgb = placed.rgb * look.alpha[0] + (1 - placed.alpha) * look.albedo[0]
+        placed = Cutout(rgb, look.alpha[0])
     there = look.alpha[0] > 0
     depth = look.depth[0] / look.alpha[0].clamp(min=1e-3)
     normal = functional.normalize(look.normal[0], dim=-1, eps=1e-4)
