@@ -1,8 +1,8 @@
 """Exemplars: the volumes that a lift was trained on, by heart, small enough to travel with it.
 
 A regression answers with the middle of what may be; what it was shown it can name. Distances are kept near surfaces
-alone, in thirds of a voxel, and colours at the voxels of surfaces alone, 5 bits a channel; both streams are compressed
-(LZMA), beside the lift's weights. Frames are those of `renderers/voxels.py`.
+alone, in sevenths of a voxel, and colours at the voxels of surfaces alone, 5 bits a channel; both streams lie
+compressed (LZMA) beside the lift's weights. Frames are those of `renderers/voxels.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from threed.distill.folder import readable
 from threed.renderers.cpu_ops.balls import Balls
 from threed.renderers.voxels import TRUNCATION, Voxels
 
-LEVELS = 3  # of distance, a voxel; kept up to a voxel away
+LEVELS = 7  # of distance, a voxel; kept up to a voxel away
 SHADES = 5  # bits of a colour's channel
 PLUMP = 0.3  # voxels: what the balls of voxels have beyond the surface, to close the gaps between them
 DEEPEST = 0.5  # voxels: what they have beneath it, at most

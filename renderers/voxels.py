@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, label
 from skimage.measure import marching_cubes
 from torch import Tensor
 from torch.nn import functional
@@ -70,6 +70,18 @@ class Voxels:
         found = self.between(torch.cat([self.distance[..., None], self.colour], dim=-1), points)
         beyond = (points.abs() - self.pitch * (len(self.distance) - 1) / 2).clamp(min=0).norm(dim=-1) / self.pitch
         return found[:, 0] + beyond, found[:, 1:]
+
+    def finer(self, resolution: int) -> Voxels:
+        """The same object in more voxels, trilinear."""
+        places = torch.cartesian_prod(*[torch.arange(resolution)] * 3)
+        distance, colour = self.at((places - (resolution - 1) / 2) / span(resolution))
+        distance = (distance * (span(resolution) / span(len(self.distance)))).clamp(-TRUNCATION, TRUNCATION)
+        return Voxels(distance.view((resolution,) * 3), colour.view(*(resolution,) * 3, 3))
+
+    @property
+    def parts(self) -> int:
+        """How many pieces are solid, those that touch at a corner being one."""
+        return int(label(self.occupied.numpy(), np.ones((3, 3, 3)))[1])
 
     def between(self, values: Float[Tensor, "G G G C"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         """Trilinear at points in the frame of `mesh`; beyond the outermost voxels, what these have."""

@@ -7,7 +7,7 @@ import torch
 from tiny_exemplars import BOXES, COLOURS, SIDE, picture, solid
 
 from threed import carved as carving
-from threed.carved import Guess, Words, carved, coloured, sighted, trust, usual
+from threed.carved import Guess, Words, carved, coloured, finer, sighted, trust, usual
 from threed.cutout import Cutout
 from threed.distill import exemplars
 from threed.distill.angles import Angles, AnglesConfig
@@ -117,3 +117,26 @@ def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, follow
     solid_again = found.field.voxels.at(chair.points(torch.cartesian_prod(*[torch.arange(SIDE)] * 3)))[0] < 0
     truth = chair.occupied.flatten()
     assert (solid_again & truth).sum() / (solid_again | truth).sum() > 0.85
+
+
+def test_an_upsampler_may_not_tear_what_keeps_its_own_outline(tmp_path, monkeypatch):
+    """A rod that comes back as two is twice as fine by looking up; one that comes back whole is the upsampler's."""
+    axis = torch.arange(32) - 15.5
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    rod = Voxels(
+        torch.stack([x.abs() - 1, y.abs() - 13, z.abs() - 1]).amax(0).clamp(-TRUNCATION, TRUNCATION),
+        torch.full((32, 32, 32, 3), 0.5),
+    )
+    whole = rod.finer(64)
+    black = replace(whole, colour=whole.colour * 0)
+    torn = replace(black, distance=whole.distance.clone())
+    torn.distance[:, 30:34] = TRUNCATION
+    seen = Viewpoint(0.0, 15.0)
+    cutout = Cutout(seen.of(coloured(rod), 64).albedo[0], seen.of(coloured(rod), 64).alpha[0])
+    guess = Guess(rod, Sight.of(seen, rod, cutout, 64), seen, followed=False)
+    for made, parts in ((torn, 2), (black, 1)):
+        assert made.parts == parts
+        monkeypatch.setattr(carving, "upsampled", lambda voxels, prior, made=made: made)
+        found = finer(guess, rod, tmp_path)
+        assert found.parts == 1
+        assert torch.equal(found.colour, made.colour) == (parts == 1)

@@ -156,3 +156,23 @@ def test_a_lattice_twice_as_fine_lies_on_the_coarse_one():
     assert fine.pitch == pytest.approx(coarse.pitch / 2)
     reach, true = fine.mesh().vertices.amax(0), torch.tensor([0.5, 0.3, 0.4])
     torch.testing.assert_close(reach, true + THICKNESS * fine.pitch, atol=0.15 * fine.pitch, rtol=0)
+
+
+def test_more_voxels_hold_the_same_object():
+    """A field that is linear in space stays it, in voxels twice as small, and cut at TRUNCATION."""
+    slope, points = torch.tensor([0.1, -0.05, 0.08]), lattice(32)
+    coarse = Voxels(points @ slope, (points / 40 + 0.5).clamp(0, 1))
+    fine = coarse.finer(64)
+    inner = (slice(2, -2),) * 3  # beyond the outermost voxels there is nothing to look up
+    torch.testing.assert_close(fine.distance[inner], (lattice(64) @ slope).clamp(-3, 3)[inner], atol=1e-4, rtol=0)
+    torch.testing.assert_close(fine.colour[inner], (lattice(64) / 80 + 0.5)[inner], atol=1e-5, rtol=0)
+
+
+def test_parts_touch_at_corners():
+    distance = torch.ones(8, 8, 8)
+    distance[1:3, 1:3, 1:3] = -1
+    assert Voxels(distance, torch.zeros(8, 8, 8, 3)).parts == 1
+    distance[3, 3, 3] = -1
+    distance[6, 6, 6] = -1
+    assert Voxels(distance, torch.zeros(8, 8, 8, 3)).parts == 2
+    assert Voxels(torch.ones(8, 8, 8), torch.zeros(8, 8, 8, 3)).parts == 0

@@ -93,7 +93,7 @@ def carved(
             if guess.followed:
                 hull = guess.sight.hull(len(coarse.distance))
                 coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
-            fine = evened_voxels(smoothed(upsampled(flattened(coarse), words.prior)))
+            fine = finer(guess, coarse, words.prior)
             hull = guess.sight.hull(len(fine.distance))
             if guess.followed:
                 fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
@@ -107,6 +107,15 @@ def carved(
         f"no volume came out of the picture ({problem}); try another --seed, --prompt with a few words about it, "
         "or another picture"
     ) from problem
+
+
+def finer(guess: Guess, coarse: Voxels, prior: Path) -> Voxels:
+    """In twice the resolution, even where it was carved; what is thin and whole is not torn."""
+    flat = flattened(coarse)
+    fine = upsampled(flat, prior)
+    if guess.followed:
+        return evened_voxels(smoothed(fine))
+    return fine if fine.parts <= flat.parts else flat.finer(len(fine.distance))
 
 
 def lifts(words: Words) -> bool:
