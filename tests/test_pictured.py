@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from truth import oracle
 
 from threed import checkpoint, pictured, pictures
-from threed.carved import coloured
+from threed.carved import Beginning, coloured
 from threed.cli import main
 from threed.cutout import Cutout
 from threed.distill.embedded import Embedded
@@ -203,7 +203,7 @@ def test_a_prior_learns_the_picture_before_the_stages_ask_it(tmp_path, monkeypat
     prior, asked, green = Embedded.load(tmp_path / "prior"), [], torch.tensor(GREEN) / 255
     learns = Learns(Inversion(steps=1, batch=1), DreamBooth(steps=1, rank=2, drawn=1, drawn_steps=1), (1.0, 1.0))
     monkeypatch.setattr("threed.personal.EXAM", 1)
-    monkeypatch.setattr(pictured, "begun", lambda *_: (VoxelField(ball()), Viewpoint(20.0, 10.0), 1.0))
+    monkeypatch.setattr(pictured, "begun", lambda *_: Beginning(VoxelField(ball()), Viewpoint(20.0, 10.0)))
 
     def staged(shape, request, run, prior, wanted):
         asked.append((request.prompt, prior, math.degrees(wanted.camera.azimuth)))

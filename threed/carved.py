@@ -79,8 +79,9 @@ def carved(
     cutout: Cutout,
     elevation: float | None,
     fov: float,
+    carving: bool = True,
 ) -> Beginning:
-    """What the picture shows.
+    """What the picture shows; without `carving`, as it first comes, whatever its outline.
 
     A lift knows things without light; where there is none, the light stays in the colours. Raises Failure where nothing
     solid comes out.
@@ -89,13 +90,13 @@ def carved(
     for begun in (lifted, dreamt) if lifts(words) else (dreamt,):  # of thin things a lift may leave nothing
         try:
             guess = begun(words, small, cutout, elevation, fov)
-            coarse = guess.voxels
-            if guess.followed:
+            coarse, carves = guess.voxels, carving and guess.followed
+            if carves:
                 hull = guess.sight.hull(len(coarse.distance))
                 coarse = replace(coarse, distance=hull.grown(hull.carved(coarse.distance[None], False), False)[0])
             fine = finer(guess, coarse, words.prior)
             hull = guess.sight.hull(len(fine.distance))
-            if guess.followed:
+            if carves:
                 fine = replace(fine, distance=hull.carved(fine.distance[None], False)[0])
             seen = placed(coloured(fine), cutout, guess.seen)
             shone = light(fine, seen, cutout) if begun is lifted else 1.0

@@ -58,8 +58,8 @@ whatever does not look like the border of the picture. The run folder, outputs/<
 `threed text` writes, and input.png, the object as it was cut out, and mask.png: where that is wrong, correct it in any
 painting program and give it back with --mask.
 
-A prior's lift makes the volume, in one go. With --prompt it is the start, which draws volumes from text: another take,
-where the first one is not good.
+A prior's lift makes the volume, in one go, or knows again what looks like an asset that it was trained on. With
+--prompt it is the start, which draws volumes from text: another take, where the first one is not good.
 
 What the picture shows goes onto the front of the texture as it is, its light and its shadows included; the other sides
 are a guess. The front of the asset is the quarter that the camera stood nearest to.

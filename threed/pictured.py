@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from threed import pictures, viewpoint
-from threed.carved import Beginning, Words, carved, coloured
+from threed.carved import Beginning, Words, carved, coloured, lifts
 from threed.cutout import Cutout, framed
 from threed.distill import start
 from threed.distill.conditions import reference_picture
@@ -102,14 +102,12 @@ def picture_to_3d(
 
 
 def begun(request: Request, source: Source, cutout: Cutout, small: Cutout) -> Beginning:
-    """The start, carved where the recipe says so."""
-    folder = located(request.prior)
-    if request.recipe.start == "carved":
-        words = Words(request.prompt, request.negative, request.seed, folder, request.device)
-        return carved(words, told(small), cutout, source.elevation, source.fov)
-    shape = begin(
-        request.recipe.start, request.prompt, request.seed, folder, request.negative, told(small), request.device
-    )
+    """What the prior makes of the picture, carved where the recipe says so."""
+    folder, name = located(request.prior), request.recipe.start
+    words = Words(request.prompt, request.negative, request.seed, folder, request.device)
+    if name == "carved" or (name == "volume" and not words.negative and lifts(words)):
+        return carved(words, told(small), cutout, source.elevation, source.fov, name == "carved")
+    shape = begin(name, request.prompt, request.seed, folder, request.negative, told(small), request.device)
     assert shape
     return Beginning(shape)
 
