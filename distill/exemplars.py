@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int8, UInt8
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from threed import disk
 from threed.distill.folder import readable
-from threed.renderers.cpu_ops.balls import Balls
+from threed.renderers.ops import Balls
 from threed.renderers.voxels import TRUNCATION, Voxels
 
 LEVELS = 7  # of distance, a voxel; kept up to a voxel away
@@ -33,7 +32,7 @@ MOST = 5_000  # assets; of more, so many are kept
 LARGEST = 64  # voxels a side
 ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # of every byte
 FILE = "exemplars.safetensors"
-PRESET, MEMORY = 9, 1 << 27  # of LZMA; bytes that it may need to be opened
+MEMORY = 1 << 27  # bytes that LZMA may need
 
 
 @dataclass(frozen=True)
@@ -117,16 +116,6 @@ def surfaces(level: Int8[np.ndarray, "A G G G"]) -> Bool[np.ndarray, "A G G G"]:
     return middle & ~deep
 
 
-def write(folder: Path, exemplars: Exemplars) -> None:
-    """Put them beside the lift in a prior's folder. Raises OSError."""
-    tensors = {
-        "level": compressed(exemplars.level),
-        "shade": compressed(exemplars.shade),
-        "shape": torch.tensor(exemplars.level.shape[:2], dtype=torch.int64),
-    }
-    disk.write(folder / "lift" / FILE, save(tensors, {"format": "pt"}))
-
-
 def load(folder: Path) -> Exemplars | None:
     """Those of a prior's folder; None where it has none. Raises UnreadablePrior when they are at fault."""
     if not (path := folder / "lift" / FILE).exists():
@@ -139,10 +128,6 @@ def load(folder: Path) -> Exemplars | None:
         level = opened(stored["level"], count * side**3).view(np.int8).reshape(count, side, side, side)
         surface = surfaces(level)
         return Exemplars(level, surface, opened(stored["shade"], 3 * int(surface.sum())).reshape(-1, 3))
-
-
-def compressed(array: np.ndarray) -> UInt8[Tensor, "B"]:
-    return torch.frombuffer(bytearray(lzma.compress(array.tobytes(), preset=PRESET)), dtype=torch.uint8)
 
 
 def opened(stream: UInt8[Tensor, "B"], size: int) -> UInt8[np.ndarray, "S"]:

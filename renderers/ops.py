@@ -17,7 +17,7 @@ from itertools import accumulate
 from types import ModuleType
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
@@ -71,6 +71,16 @@ class Packed:
         """Only the samples of these ascending indices, of the same rays."""
         starts = torch.searchsorted(kept, self.starts)
         return Packed(starts, *(each.index_select(0, kept) for each in (self.ray, self.near, self.far)))
+
+
+@dataclass(frozen=True)
+class Balls:
+    """A objects of balls, one after the other: object a owns balls begin[a] to begin[a + 1]."""
+
+    begin: Int[Tensor, "S"]  # int64, S = A + 1
+    centre: Float[Tensor, "P 3"]  # metres
+    radius: Float[Tensor, "P"]
+    colour: UInt8[Tensor, "P 3"]  # display sRGB
 
 
 def ops(device: torch.device) -> ModuleType:

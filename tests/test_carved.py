@@ -9,12 +9,12 @@ from tiny_exemplars import BOXES, COLOURS, SIDE, picture, solid
 from threed import carved as carving
 from threed.carved import Guess, Words, carved, coloured, finer, sighted, trust, usual
 from threed.cutout import Cutout
-from threed.distill import exemplars
 from threed.distill.angles import Angles, AnglesConfig
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import LiftConfig
 from threed.hull import Sight
 from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training import exemplars as exemplar_training
 from threed.training import lift as lift_training
 from threed.training.angles import write
 from threed.viewpoint import Viewpoint
@@ -105,7 +105,7 @@ def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, follow
     write(tmp_path, sure)
     config = LiftConfig(resolution=SIDE, size=16, flat=(8, 8, 16), told=8, solid=(8, 16))
     lift_training.write(tmp_path, lift_training.fresh(config, 0))
-    exemplars.write(tmp_path, known)
+    exemplar_training.write(tmp_path, known)
     if not followed:
         monkeypatch.setattr(carving, "FOLLOWED", 1.01)
     chair, seen = known[1], Viewpoint(22.0, 17.0)

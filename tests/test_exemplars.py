@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from threed.distill import exemplars
-from threed.distill.exemplars import LEVELS, PLUMP, SHADES, Exemplars, load, surfaces, write
+from threed.distill.exemplars import LEVELS, PLUMP, SHADES, Exemplars, load, surfaces
 from threed.distill.folder import UnreadablePrior
 from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.training.exemplars import write
 
 SIDE = 20
 

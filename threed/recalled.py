@@ -23,7 +23,7 @@ from threed.distill.angles import Belief
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import EXTENT
 from threed.renderers.camera import Cameras, framing
-from threed.renderers.cpu_ops.balls import likeness
+from threed.renderers.ops import ops
 from threed.renderers.voxels import Voxels
 
 AZIMUTHS, ELEVATIONS = range(-40, 41, 10), (-10, 5, 20, 35, 50)  # degrees: where exemplars are looked at from
@@ -121,7 +121,9 @@ class Search:
         self, exemplars: Exemplars, rows: Int[Tensor, "N"], views: Views, size: int
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
         picture = Picture.of(self.small, size)
-        return likeness(exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT)
+        return ops(torch.device("cpu")).likeness(
+            exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT
+        )
 
     def likely(self, views: Views) -> Float[Tensor, "K"]:
         return BELIEVED * self.belief.likely(views.azimuth, views.elevation)

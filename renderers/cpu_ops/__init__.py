@@ -1,6 +1,7 @@
 """The primitives for the CPU: numba, as many threads as PyTorch uses, the same bytes every run."""
 
 from threed.renderers.cpu_ops.antialias import antialias
+from threed.renderers.cpu_ops.balls import likeness
 from threed.renderers.cpu_ops.hashgrid import hash_encode, hash_gradient
 from threed.renderers.cpu_ops.packed import composite, march, transmittance
 from threed.renderers.cpu_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
@@ -19,6 +20,7 @@ __all__ = [
     "hash_gradient",
     "interpolate",
     "level_of_detail",
+    "likeness",
     "march",
     "mipmap",
     "rasterize",

@@ -1,32 +1,20 @@
-"""Many objects made of balls, seen by many cameras and compared with one picture: numba, one thread an object."""
+"""Objects made of balls beside a picture, on the CPU, one thread an object; `torch_ops.balls` states the meaning."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from numba import prange
 from torch import Tensor
 
 from threed.renderers.camera import Cameras
 from threed.renderers.cpu_ops.launch import kernel, launch
-
-LEAST = 0.5  # pixels: the radius of what is smaller
-DARKEST, BRIGHTEST = 0.5, 1.5  # how much light the picture may be in
-
-
-@dataclass(frozen=True)
-class Balls:
-    """A objects, the balls of one after those of another: from where in the others on, and how many there are."""
-
-    begin: Int[Tensor, "N"]  # A + 1 of them
-    centre: Float[Tensor, "P 3"]
-    radius: Float[Tensor, "P"]
-    colour: UInt8[Tensor, "P 3"]  # display sRGB
+from threed.renderers.ops import Balls
+from threed.renderers.torch_ops.balls import LEAST, judged
 
 
 def likeness(
@@ -37,20 +25,12 @@ def likeness(
     inside: Bool[Tensor, "S S"],
     extent: float,
 ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-    """How much the outlines of objects and picture overlap, and how far apart the colours are where they do.
-
-    What a camera sees is framed: zoomed and moved until it is in the middle, and its longer side `extent` of the frame.
-    The first is intersection over union, the second the root of the mean square, in the light, between DARKEST and
-    BRIGHTEST, that makes it least; 1 where nothing overlaps.
-    """
+    """How much the outlines of objects and picture overlap, and how far apart the colours are where they do."""
     found = torch.zeros(len(rows), len(cameras), 5)
     lens = torch.stack([cameras.distance, (cameras.fov_y / 2).tan()], dim=1)
     arrays = balls.begin, balls.centre, balls.radius, balls.colour, rows, cameras.rotation.mT, lens
     launch(_compare, *arrays, rgb, inside, float(extent), found)
-    both, either, product, square, shown = found.unbind(-1)
-    light = (product / square.clamp(min=1e-6)).clamp(DARKEST, BRIGHTEST)
-    apart = (shown - 2 * light * product + light * light * square).clamp(min=0) / (3 * both.clamp(min=1))
-    return both / either.clamp(min=1), torch.where(both > 0, apart.sqrt(), 1.0)
+    return judged(found)
 
 
 @kernel(parallel=True)

@@ -6,6 +6,7 @@ from threed.renderers.cuda_ops.packed import composite, march, transmittance
 from threed.renderers.cuda_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
 from threed.renderers.cuda_ops.texture import Mipmap, mipmap, texture
 from threed.renderers.topology import Edges, edges
+from threed.renderers.torch_ops.balls import likeness
 from threed.renderers.torch_ops.texture import level_of_detail
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "hash_gradient",
     "interpolate",
     "level_of_detail",
+    "likeness",
     "march",
     "mipmap",
     "rasterize",

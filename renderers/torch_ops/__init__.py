@@ -2,6 +2,7 @@
 
 from threed.renderers.topology import Edges, edges
 from threed.renderers.torch_ops.antialias import antialias
+from threed.renderers.torch_ops.balls import likeness
 from threed.renderers.torch_ops.hashgrid import hash_encode, hash_gradient
 from threed.renderers.torch_ops.packed import composite, march, transmittance
 from threed.renderers.torch_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
@@ -18,6 +19,7 @@ __all__ = [
     "hash_gradient",
     "interpolate",
     "level_of_detail",
+    "likeness",
     "march",
     "mipmap",
     "rasterize",

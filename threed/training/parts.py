@@ -16,7 +16,6 @@ from torch import nn
 
 from threed import checkpoint
 from threed.distill import angles as seen_from
-from threed.distill import exemplars
 from threed.distill import lift as lifts
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
@@ -30,6 +29,7 @@ from threed.distill.upsampler import Upsampler
 from threed.errors import Mistake
 from threed.log import Log
 from threed.training import angles as angles_training
+from threed.training import exemplars as exemplar_training
 from threed.training import lift as lift_training
 from threed.training import start as start_training
 from threed.training import upsampler as upsampler_training
@@ -317,7 +317,7 @@ def lift(job: Job) -> Trainee:
         del steps  # nobody asks it for them
         assert isinstance(trained, Lift)
         lift_training.write(job.work, trained)
-        exemplars.write(job.work, Exemplars.of(train))
+        exemplar_training.write(job.work, Exemplars.of(train))
 
     learned = loss(job.data.train, train, seen)
     left = loss(job.data.held_out, held, seen_held) if held and seen_held else None
