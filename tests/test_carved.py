@@ -91,6 +91,7 @@ def test_a_lift_knows_the_colours_without_the_light(tmp_path, monkeypatch):
         monkeypatch.setattr(carving, "lifts", lambda words, lifts=lifts: lifts)
         found = carved(Words("", "", 0, tmp_path, "cpu"), torch.zeros(4, 16, 16), cutout, None, 40.0)
         assert found.light == pytest.approx(light, abs=0.01)
+        assert not found.known
         skin = found.field.voxels.distance.abs() < 1
         assert (found.field.voxels.colour[skin] - green * 0.8 / light).abs().max() < 0.03
 
@@ -113,6 +114,7 @@ def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, follow
     cutout = Cutout(look.albedo[0], look.alpha[0])
     found = carved(Words("", "", 0, tmp_path, "cpu"), picture(chair, 22.0, 17.0), cutout, None, 40.0)
     assert found.followed == followed
+    assert found.known
     assert found.seen.azimuth == pytest.approx(22, abs=5)
     solid_again = found.field.voxels.at(chair.points(torch.cartesian_prod(*[torch.arange(SIDE)] * 3)))[0] < 0
     truth = chair.occupied.flatten()

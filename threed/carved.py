@@ -50,6 +50,7 @@ class Guess:
     sight: Sight
     seen: Viewpoint
     followed: bool = True  # whether its outline is made the picture's
+    known: bool = False  # whether it is an exemplar
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Beginning:
     seen: Viewpoint | None = None
     light: float = 1.0
     followed: bool = True  # whether its outline is to be the picture's
+    known: bool = False  # whether the prior knew it by heart
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def carved(
             seen = placed(coloured(fine), cutout, guess.seen)
             shone = light(fine, seen, cutout) if begun is lifted else 1.0
             field = VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical))
-            return Beginning(field, seen, shone, guess.followed)
+            return Beginning(field, seen, shone, guess.followed, guess.known)
         except ValueError as error:
             problem = error
     raise Failure(
@@ -136,7 +138,7 @@ def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevatio
         at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
         seen = placed(coloured(found.voxels), cutout, at)
         sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
-        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED)
+        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED, known=True)
     if solid is None:
         raise ValueError("nothing of it is solid")
     shape = coloured(solid)

@@ -96,7 +96,8 @@ def picture_to_3d(
         asset = painted(asset, unlit, seen)
     with run.log.stage("export"):
         placed = deliver(asset, request, run)
-    told_of = report(asset, placed, grown, run) | {"picture": reference(asset, cutout, seen, light, how)}
+    shown_as = reference(asset, cutout, seen, light, how) | {"known_by_heart": beginning.known}
+    told_of = report(asset, placed, grown, run) | {"picture": shown_as}
     run.write("report.json", (json.dumps(told_of, indent=2) + "\n").encode())
     return placed
 
