@@ -2,11 +2,11 @@
 
 The prior's angles tell from where the picture was taken, and its lift makes a volume of it in one go; where it knows
 volumes by heart, it is the one of these that looks most like the picture. Where there is no lift, or there are words
-too, it is the start: without angles, what it first makes of the picture tells, roughly, from
-where that was taken. Then the start is asked again, and every guess on the way to clean volumes is carved and grown
-until the outline is right, and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who
-sample under a measurement by projecting on it at every step). What sticks out beyond the outline in twice the
-resolution is cut off as well (space carving, Kutulakos and Seitz 2000).
+too, it is the start: without angles, what it first makes of the picture tells, roughly, from where that was taken. Then
+the start is asked again, and every guess on the way to clean volumes is carved and grown until the outline is right,
+and the network makes the rest fit (in the way of Song et al. 2021, arXiv 2111.08005, who sample under a measurement by
+projecting on it at every step). What sticks out beyond the outline in twice the resolution is cut off as well (space
+carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ CANDIDATES, STEPS = 6, 25  # of those that are carved
 STRANGE, FAMILIAR = 0.6, 0.9  # intersections over union of outlines: what of the start's depth is believed
 FRONTAL = 0.1  # what a camera at 35 degrees from the front has to look more like it
 OUTLINE = 192  # pixels a side of the outline
-FOLLOWED = (
-    0.8  # overlap of outlines, from which on what is known by heart is carved: else it is thin, and would be lost
-)
+FOLLOWED = 0.8  # overlap of outlines from which on an exemplar is carved; of others, which are thin, little would stay
 
 
 @dataclass(frozen=True)
