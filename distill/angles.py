@@ -21,6 +21,7 @@ from torch.nn import functional
 from threed.distill.folder import readable, restore
 
 BIN = 5.0  # degrees
+QUARTER = 90.0  # degrees, after which azimuths begin anew
 AZIMUTHS = 18  # bins, from -45 to 45
 LOWEST, ELEVATIONS = -20.0, 16  # bins, from -20 to 60
 BLUR = 6.0  # degrees, standard deviation
@@ -78,18 +79,23 @@ class Belief:
     @property
     def middle(self) -> tuple[float, float]:
         """The medians of azimuth and elevation: the least wrong where several are as likely."""
-        return median(self.azimuth) - AZIMUTHS * BIN / 2, median(self.elevation) + LOWEST
+        return median(self.azimuth) - QUARTER / 2, median(self.elevation) + LOWEST
 
     def likely(self, azimuth: Float[Tensor, "N"], elevation: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Logarithms of how likely it is to have been taken from there, give or take BLUR."""
-        turned = (azimuth[:, None] - middles(AZIMUTHS, -AZIMUTHS * BIN / 2) + 45) % 90 - 45
+        turned = within_quarter(azimuth[:, None] - middles(AZIMUTHS, -QUARTER / 2))
         tilted = elevation[:, None] - middles(ELEVATIONS, LOWEST)
         return blurred(turned, self.azimuth) + blurred(tilted, self.elevation)
 
 
-def middles(count: int, lowest: float) -> Float[Tensor, "B"]:
+def within_quarter(azimuth: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """The same up to quarter turns, from -45 to 45 degrees."""
+    return (azimuth + QUARTER / 2) % QUARTER - QUARTER / 2
+
+
+def middles(count: int, lowest: float, device: torch.device | None = None) -> Float[Tensor, "B"]:
     """Of bins, in degrees."""
-    return lowest + BIN * (torch.arange(count) + 0.5)
+    return lowest + (torch.arange(count, device=device) + 0.5) * BIN
 
 
 def blurred(apart: Float[Tensor, "N B"], bins: Float[Tensor, "B"]) -> Float[Tensor, "N"]:

@@ -40,17 +40,17 @@ class Exemplars:
     """A objects as small numbers: what `load` reads and `write` writes."""
 
     level: Int8[np.ndarray, "A G G G"]  # from -LEVELS to LEVELS - 1, negative inside
-    surface: Bool[np.ndarray, "A G G G"]  # what `surfaces` says of it
-    shade: UInt8[np.ndarray, "P 3"]  # of the voxels of surfaces, in their order
+    shade: UInt8[np.ndarray, "P 3"]  # of the voxels of `surface`, in their order
 
     @staticmethod
     def of(volumes: Sequence[Voxels]) -> Exemplars:
         """Of more than MOST, so many at equal steps."""
         kept = [volumes[row] for row in range(0, len(volumes), -(-len(volumes) // MOST))]
         level = np.stack([(each.distance * LEVELS).floor().clamp(-LEVELS, LEVELS - 1).char().numpy() for each in kept])
-        surface = surfaces(level)
-        colours = [(each.colour * 255).round().byte().numpy()[skin] for each, skin in zip(kept, surface, strict=True)]
-        return Exemplars(level, surface, np.concatenate(colours) >> (8 - SHADES))
+        colours = [
+            (each.colour * 255).round().byte().numpy()[skin] for each, skin in zip(kept, surfaces(level), strict=True)
+        ]
+        return Exemplars(level, np.concatenate(colours) >> (8 - SHADES))
 
     def __len__(self) -> int:
         return len(self.level)
@@ -68,6 +68,10 @@ class Exemplars:
         return Voxels(
             torch.from_numpy(np.where(level < 0, -size, size)).float(), torch.from_numpy(shades[tuple(nearest)])
         )
+
+    @cached_property
+    def surface(self) -> Bool[np.ndarray, "A G G G"]:
+        return surfaces(self.level)
 
     @cached_property
     def begin(self) -> Int[np.ndarray, "N"]:
@@ -126,16 +130,18 @@ def load(folder: Path) -> Exemplars | None:
         if not (1 <= count <= MOST and 8 <= side <= LARGEST):
             raise ValueError(f"it has {count} exemplars of {side} voxels a side; at most {MOST} of {LARGEST} are read")
         level = opened(stored["level"], count * side**3).view(np.int8).reshape(count, side, side, side)
-        surface = surfaces(level)
-        return Exemplars(level, surface, opened(stored["shade"], 3 * int(surface.sum())).reshape(-1, 3))
+        found = Exemplars(level, opened(stored["shade"], 3 * level.size).reshape(-1, 3))
+        if len(found.shade) != found.begin[-1]:
+            raise ValueError(f"it has {len(found.shade)} colours for {found.begin[-1]} voxels of surfaces")
+        return found
 
 
-def opened(stream: UInt8[Tensor, "B"], size: int) -> UInt8[np.ndarray, "S"]:
-    """So many bytes out of a compressed stream. Raises ValueError where it has more or fewer."""
+def opened(stream: UInt8[Tensor, "B"], most: int) -> UInt8[np.ndarray, "S"]:
+    """The bytes of a compressed stream. Raises ValueError where it is broken or they are too many."""
     try:
-        found = lzma.LZMADecompressor(memlimit=MEMORY).decompress(stream.numpy().tobytes(), size + 1)
+        found = lzma.LZMADecompressor(memlimit=MEMORY).decompress(stream.numpy().tobytes(), most + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"its stream is broken ({error})") from error
-    if len(found) != size:
-        raise ValueError(f"its stream has not the {size} bytes that were told")
+    if len(found) > most:
+        raise ValueError(f"its stream has more than the {most} bytes that were told")
     return np.frombuffer(found, np.uint8)

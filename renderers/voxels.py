@@ -73,8 +73,7 @@ class Voxels:
 
     def finer(self, resolution: int) -> Voxels:
         """The same object in more voxels, trilinear."""
-        places = torch.cartesian_prod(*[torch.arange(resolution)] * 3)
-        distance, colour = self.at((places - (resolution - 1) / 2) / span(resolution))
+        distance, colour = self.at(lattice(resolution))
         distance = (distance * (span(resolution) / span(len(self.distance)))).clamp(-TRUNCATION, TRUNCATION)
         return Voxels(distance.view((resolution,) * 3), colour.view(*(resolution,) * 3, 3))
 
@@ -93,6 +92,12 @@ class Voxels:
 def span(resolution: int) -> float:
     """Voxels along the longest side of an object."""
     return resolution - 2 * MARGIN * max(1.0, resolution / COARSE)
+
+
+def lattice(resolution: int) -> Float[Tensor, "V 3"]:
+    """The voxels' middles in the frame of `Voxels.mesh`, x slowest."""
+    axis = (torch.arange(resolution) - (resolution - 1) / 2) / span(resolution)
+    return torch.cartesian_prod(axis, axis, axis)
 
 
 def voxelise(asset: Asset, resolution: int, seed: int = 0) -> Voxels:

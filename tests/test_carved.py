@@ -13,7 +13,7 @@ from threed.distill.angles import Angles, AnglesConfig
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import LiftConfig
 from threed.hull import Sight
-from threed.renderers.voxels import TRUNCATION, Voxels
+from threed.renderers.voxels import TRUNCATION, Voxels, lattice
 from threed.training import exemplars as exemplar_training
 from threed.training import lift as lift_training
 from threed.training.angles import write
@@ -116,7 +116,7 @@ def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, follow
     assert found.followed == followed
     assert found.known
     assert found.seen.azimuth == pytest.approx(22, abs=5)
-    solid_again = found.field.voxels.at(chair.points(torch.cartesian_prod(*[torch.arange(SIDE)] * 3)))[0] < 0
+    solid_again = found.field.voxels.at(lattice(SIDE))[0] < 0
     truth = chair.occupied.flatten()
     assert (solid_again & truth).sum() / (solid_again | truth).sum() > 0.85
 

@@ -120,7 +120,7 @@ def test_a_stream_that_swells_is_not_followed(tmp_path, few):
     """A gigabyte of zeros is not unpacked to find that it is too long."""
     (tmp_path / "lift").mkdir()
     level = np.zeros((3, 64, 64, 64), np.int8)
-    write(tmp_path, Exemplars(level, level < 0, few.shade))
+    write(tmp_path, Exemplars(level, few.shade))
     path = tmp_path / "lift" / "exemplars.safetensors"
     save_file(load_file(path) | {"shape": torch.tensor([3, SIDE])}, path)
     with pytest.raises(UnreadablePrior, match="bytes"):

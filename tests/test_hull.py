@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from threed.cutout import Cutout
-from threed.hull import Carving, Sight, bounds, extent, inflated, lattice, pixels_away, projected
+from threed.hull import Carving, Sight, bounds, extent, inflated, pixels_away, projected
 from threed.renderers import surface
 from threed.renderers.camera import Cameras, orbit
-from threed.renderers.voxels import TRUNCATION, Voxels, span
+from threed.renderers.voxels import TRUNCATION, Voxels, lattice, span
 from threed.viewpoint import Viewpoint
 
 SIDE = 24

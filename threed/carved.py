@@ -48,7 +48,6 @@ class Guess:
     sight: Sight
     seen: Viewpoint
     followed: bool = True  # whether its outline is made the picture's
-    known: bool = False  # whether it is an exemplar
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def carved(
             seen = placed(coloured(fine), cutout, guess.seen)
             shone = light(fine, seen, cutout) if begun is lifted else 1.0
             field = VoxelField(spread(fine, seen, cutout.unlit(shone), hull.symmetrical))
-            return Beginning(field, seen, shone, guess.followed, guess.known)
+            return Beginning(field, seen, shone, guess.followed, guess.sight.known)
         except ValueError as error:
             problem = error
     raise Failure(
@@ -136,7 +135,7 @@ def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevatio
         at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
         seen = placed(coloured(found.voxels), cutout, at)
         sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
-        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED, known=True)
+        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED)
     if solid is None:
         raise ValueError("nothing of it is solid")
     shape = coloured(solid)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from threed.cutout import Cutout
 from threed.distill.symmetry import symmetrised
 from threed.renderers.camera import Cameras
-from threed.renderers.voxels import TRUNCATION, Voxels, span
+from threed.renderers.voxels import TRUNCATION, Voxels, lattice, span
 from threed.viewpoint import Viewpoint
 
 BINS = 1.25  # a voxel's side of the lattice, along the frame's: of rays that are asked whether they meet the object
@@ -193,12 +193,6 @@ def extent(alpha: Float[Tensor, "S S 1"]) -> tuple[float, float, float, float]:
     ends = torch.stack([columns[0], columns[-1] + 1, rows[0], rows[-1] + 1]) * (2 / len(alpha)) - 1
     left, right, top, bottom = ends.tolist()
     return left, right, top, bottom
-
-
-def lattice(resolution: int) -> Float[Tensor, "V 3"]:
-    """The voxels' middles in the frame of `Voxels.mesh`, x slowest."""
-    axis = (torch.arange(resolution) - (resolution - 1) / 2) / span(resolution)
-    return torch.cartesian_prod(axis, axis, axis)
 
 
 def level(camera: Cameras) -> Float[Tensor, "3"]:

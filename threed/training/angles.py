@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from threed import disk
-from threed.distill.angles import AZIMUTHS, BIN, ELEVATIONS, LOWEST, Angles, AnglesConfig
+from threed.distill.angles import (
+    AZIMUTHS,
+    BIN,
+    ELEVATIONS,
+    LOWEST,
+    QUARTER,
+    Angles,
+    AnglesConfig,
+    middles,
+    within_quarter,
+)
 from threed.distill.conditions import reference_picture
 from threed.pictures import png
 from threed.pictures import sheet as paper
@@ -24,7 +34,6 @@ from threed.training.views_cache import Cache
 
 EXTENT = 0.78  # of the frame's side, the longer side of an object: what `threed.cutout` frames it to
 SOFT = 4.0  # degrees: a bin beside the right one is nearly right
-QUARTER = 90.0
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,12 @@ class AnglesLoss:
         picture = torch.where(mirrored[:, None, None, None], picture.flip(3), picture)
         camera = self.cache.cameras[asset, view].to(device) * (180 / math.pi)
         azimuth = camera[:, 0] * torch.where(mirrored, -1, 1)
-        return picture, (azimuth + QUARTER / 2) % QUARTER - QUARTER / 2, camera[:, 1]
+        return picture, within_quarter(azimuth), camera[:, 1]
 
 
 def likely(angle: Float[Tensor, "B"], lowest: float, bins: int, period: float = math.inf) -> Float[Tensor, "B K"]:
     """Shares of the bins from `lowest` on: a bell about the angle, on a circle where there is a period."""
-    middle = lowest + (torch.arange(bins, device=angle.device) + 0.5) * BIN
-    apart = (middle - angle[:, None]).abs()
+    apart = (middles(bins, lowest, angle.device) - angle[:, None]).abs()
     apart = torch.minimum(apart, period - apart)
     return (-((apart / SOFT) ** 2) / 2).softmax(1)
 
