@@ -44,8 +44,8 @@ class Exemplars:
 
     @staticmethod
     def of(volumes: Sequence[Voxels]) -> Exemplars:
-        """Of more than MOST, so many at equal steps."""
-        kept = [volumes[row] for row in range(0, len(volumes), -(-len(volumes) // MOST))]
+        """Those that are `chosen`."""
+        kept = [volumes[row] for row in chosen(len(volumes))]
         level = np.stack([(each.distance * LEVELS).floor().clamp(-LEVELS, LEVELS - 1).char().numpy() for each in kept])
         colours = [
             (each.colour * 255).round().byte().numpy()[skin] for each, skin in zip(kept, surfaces(level), strict=True)
@@ -105,6 +105,11 @@ class Exemplars:
             torch.from_numpy(radius * scale),
             torch.from_numpy((self.shade << (8 - SHADES)) + (1 << (7 - SHADES))),
         )
+
+
+def chosen(count: int) -> range:
+    """Which of so many volumes become exemplars: of more than MOST, so many at equal steps."""
+    return range(0, count, -(-count // MOST))
 
 
 def surfaces(level: Int8[np.ndarray, "A G G G"]) -> Bool[np.ndarray, "A G G G"]:

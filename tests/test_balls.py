@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from threed.renderers import cpu_ops, torch_ops
+from threed.renderers.alike import DARKEST, compared, judged
 from threed.renderers.camera import Cameras
 from threed.renderers.ops import Balls
-from threed.renderers.torch_ops.balls import DARKEST
 
 EXTENT, SIZE = 0.78, 32
 
@@ -73,6 +73,48 @@ def test_discs_are_where_they_are_seen_in_any_light_size_and_place(likeness):
         assert apart.item() < 0.03
         _, apart = likeness(pair(scale), torch.tensor([0]), seen, rgb.flip(-1), inside, EXTENT)
         assert apart.item() > 0.2
+
+
+@pytest.mark.parametrize("backend", [torch_ops, cpu_ops], ids=["torch", "cpu"])
+def test_drawings_in_closed_form(backend):
+    """From the front, and from behind, where what is small is on the left and hidden in part."""
+    pictures, toward = backend.draw_balls(pair(), torch.tensor([0, 0]), cameras((0.0, 0.0), (180.0, 0.0)), SIZE, EXTENT)
+    rgb, inside = picture_of_pair(3.0)
+    there = pictures[0, ..., 3] > 0
+    assert (there == inside).float().mean() > 0.99
+    both = there & inside
+    same = (pictures[0][both][:, :3] / 255 - rgb[both]).abs().amax(-1) < 0.01
+    assert same.float().mean() > 0.98
+    green = pictures[..., 1] > 100
+    torch.testing.assert_close(toward[0], 0.5 * green[0].float())
+    torch.testing.assert_close(toward[1], -0.5 * green[1].float())
+    assert green[1].any(0).nonzero().max() < SIZE / 2
+
+
+def test_backends_draw_the_same():
+    seen = cameras((20.0, 15.0), (-70.0, 40.0), (130.0, -20.0), (0.0, 0.0))
+    asked = balls(), torch.tensor([3, 0, 2, 1]), seen, SIZE, EXTENT
+    (pictures, toward), (found, near) = torch_ops.draw_balls(*asked), cpu_ops.draw_balls(*asked)
+    same = (found == pictures).all(-1)
+    assert same.float().mean() > 0.995
+    torch.testing.assert_close(near[same], toward[same])
+    assert not found[2].any()
+
+
+def test_pictures_are_compared_at_once_as_one_by_one():
+    """All with all, and each with that in its place, as `likeness` has it."""
+    things, seen = balls((40, 7, 25)), cameras((20.0, 15.0))
+    generator = torch.Generator().manual_seed(1)
+    rgb, inside = torch.rand(3, SIZE, SIZE, 3, generator=generator), torch.zeros(3, SIZE, SIZE, dtype=torch.bool)
+    for index in range(3):
+        inside[index, 4 + index : 25, 9 : 29 - index] = True
+    drawn, _ = cpu_ops.draw_balls(things, torch.arange(3), seen[torch.zeros(3, dtype=torch.int64)], SIZE, EXTENT)
+    every, paired = compared(drawn, rgb, inside), compared(drawn, rgb, inside, paired=True)
+    torch.testing.assert_close(every.diagonal().T, paired)
+    for index in range(3):
+        wanted = cpu_ops.likeness(things, torch.arange(3), seen, rgb[index], inside[index], EXTENT)
+        for mine, theirs in zip(judged(every[:, index]), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs[:, 0])
 
 
 def test_light_has_limits(likeness):

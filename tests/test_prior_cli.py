@@ -75,12 +75,8 @@ def test_every_flag_reaches_the_training(asked, monkeypatch):
     assert (settings.parts, settings.size, settings.minutes, settings.continued) == (("views",), "large", None, False)
     assert settings.views == replace(PRESETS["cpu"].views, steps=50, warmup=10, batch=7, seed=3)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert (
-        main(
-            [*TRAIN, "--parts", "views", "start", "upsampler", "angles", "lift", "--minutes", "2.5", "--device", "cuda"]
-        )
-        == 0
-    )
+    every = ["views", "start", "upsampler", "angles", "lift", "ranker"]
+    assert main([*TRAIN, "--parts", *every, "--minutes", "2.5", "--device", "cuda"]) == 0
     assert asked[1][3] == replace(PRESETS["cuda"], minutes=2.5)
 
 
@@ -101,7 +97,10 @@ def test_what_is_gone_on_with_is_trained_gently(asked, tmp_path):
     ("flags", "message"),
     [
         ("--parts", "--parts names nothing; give at least one, for example: --parts start views"),
-        ("--parts view", "unknown part 'view'; did you mean 'views'\\? known: angles, lift, start, upsampler, views"),
+        (
+            "--parts view",
+            "unknown part 'view'; did you mean 'views'\\? known: angles, lift, ranker, start, upsampler, views",
+        ),
         ("--steps 0", "--steps is 0; it must lie between 1 and 10000000"),
         ("--minutes 0", "--minutes is 0.0; it must lie between 0.1 and 100000"),
         ("--minutes nan", "--minutes is nan; it must lie between 0.1 and 100000"),

@@ -23,13 +23,14 @@ import trimesh
 from rich.console import Console
 
 from threed import checkpoint, disk
-from threed.distill import angles, exemplars, lift
+from threed.distill import angles, exemplars, lift, ranker
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import AnglesConfig
 from threed.distill.embedded import Embedded
 from threed.distill.folder import verify
 from threed.distill.lift import LiftConfig
+from threed.distill.ranker import RankerConfig
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.errors import Failure, Mistake
@@ -99,9 +100,11 @@ def toy_settings(source: Path) -> Settings:
         views=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         angles=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         lift=lasting(Schedule(1, batch=8, rate=1e-3, optimizer="muon", precision="float32"), STEPS),
+        ranker=lasting(Schedule(1, batch=8, rate=1e-3, precision="float32"), STEPS),
         upsampling=UpsamplerConfig(width=8),
         viewing=AnglesConfig(width=8),
         lifting=LiftConfig(resolution=16, flat=(8, 8, 16), told=8, solid=(8, 16)),
+        ranking=RankerConfig(size=16, width=8, hidden=8),
         # Not 8: the upsampler would halve it to 2, and of 2^3 voxels some CPUs make gradients that are no numbers.
         config=StartConfig(resolution=16, patch=8, components=16, width=64, layers=1),
         size="toy",
@@ -168,7 +171,7 @@ def test_the_folder_is_a_whole_prior(finished):
     }
     weights = {
         f"{part}/{name}"
-        for part in ("start", "upsampler", "angles", "lift")
+        for part in ("start", "upsampler", "angles", "lift", "ranker")
         for name in ("config.json", "model.safetensors")
     }
     assert {"prior.json", "text_encoder/NOTICE", "lift/exemplars.safetensors"} | weights <= set(files)
@@ -190,6 +193,8 @@ def test_the_folder_loads_and_holds_the_averages(finished, settings):
     for name, value in checkpoints(output, "lift")["average"].items():
         assert torch.equal(lift.load(output).state_dict()[name], value.bfloat16().float()), name
     assert len(exemplars.load(output)) == COUNT - 2
+    for name, value in checkpoints(output, "ranker")["average"].items():
+        assert torch.equal(ranker.load(output).state_dict()[name], value.bfloat16().float()), name
     for name, value in checkpoints(output, "views")["average"].items():
         assert torch.equal(prior.unet.state_dict()[name], value.half().float()), name
 
@@ -204,6 +209,7 @@ def test_figures_are_of_what_was_used(finished):
             "upsampler": upsamplers.load,
             "angles": angles.load,
             "lift": lift.load,
+            "ranker": ranker.load,
             "views": lambda folder: Embedded.load(folder).unet,
         }
         parameters = loaded[part](output)
@@ -223,6 +229,7 @@ def test_work_is_told_while_it_goes_on(finished):
         ("views", "views"),
         ("angles", "views"),
         ("lift", "volumes"),
+        ("ranker", "volumes"),
     ):
         work = output / "work" / part
         assert (work / "samples.png").read_bytes().startswith(b"\x89PNG")
@@ -232,7 +239,7 @@ def test_work_is_told_while_it_goes_on(finished):
         assert re.search(f"skipped: '.*{BROKEN}' cannot be parsed", log)
         names = [json.loads(line)["name"] for line in (output / "cache" / cache / "held-out/assets.jsonl").open()]
         assert names == [HELD_OUT]
-    assert not (output / "work" / "start" / "prepared.safetensors").exists()  # which is large, and of no use any more
+    assert not list((output / "work").glob("*/prepared*"))  # which are large, and of no use any more
 
 
 def test_the_card_says_what_was_done(finished):
@@ -399,14 +406,11 @@ def test_parts_may_be_trained_one_after_the_other(assets, settings, finished, tm
         assert files[name] == (source / name).read_bytes()
     assert files["start/model.safetensors"] == (finished[0] / "start" / "model.safetensors").read_bytes()
     assert re.search(
-        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views, angles, lift\.",
+        r"Not trained here but taken over from `.*`, as far as it has it: upsampler, views, angles, lift, ranker\.",
         files["README.md"].decode(),
     )
     verify(output)
-    assert (
-        trained(assets, output, replace(settings, parts=("upsampler", "views", "angles", "lift")), cache=cache)
-        == finished[1]
-    )
+    assert trained(assets, output, replace(settings, parts=PARTS[1:]), cache=cache) == finished[1]
     assert product(output) == product(finished[0])
     assert not (output / "cache").exists()
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threed.cutout import Cutout
-from threed.distill import angles, embedded, exemplars, lift, start
+from threed.distill import angles, embedded, exemplars, lift, ranker, start
 from threed.distill.consensus import agreed
 from threed.errors import Failure
 from threed.even import evened_voxels
@@ -130,12 +130,12 @@ def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevatio
     at = Viewpoint(azimuth, height if elevation is None else elevation, fov)
     volume = lift.lifted(kept(lift.load)(words.prior), small, math.radians(at.azimuth), math.radians(at.elevation))
     solid = lift.voxels_of(volume, volume.shape[-1]) if (volume[0] < 0).any() else None
-    known = kept(exemplars.load)(words.prior)
-    if known is not None and (found := recalled(known, belief, small, solid, elevation, fov)) is not None:
+    known, ranking = kept(exemplars.load)(words.prior), kept(ranker.load)(words.prior)
+    if known is not None and (found := recalled(known, ranking, belief, small, solid, elevation, fov)) is not None:
         at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
         seen = placed(coloured(found.voxels), cutout, at)
         sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
-        return Guess(found.voxels, sight, seen, found.likeness.overlap >= FOLLOWED)
+        return Guess(found.voxels, sight, seen, found.overlap >= FOLLOWED)
     if solid is None:
         raise ValueError("nothing of it is solid")
     shape = coloured(solid)

@@ -50,12 +50,12 @@ with paths relative to FILE or to FOLDER and short captions in plain words:
 
 At least 16 assets are needed, and hundreds to learn something. A twentieth is held out and only measured.
 
-A prior has five parts: a start (rough volumes out of a text, for threed text --start volume), an upsampler (these in
+A prior has six parts: a start (rough volumes out of a text, for threed text --start volume), an upsampler (these in
 twice the resolution), views (pictures, which distillation asks), and for threed image angles (from where a picture was
-taken) and a lift (a volume out of a picture, and rough copies of the assets, about a kilobyte each, which it knows
-again). MY_PRIOR receives them with a model card, README.md. While a part is
-trained, MY_PRIOR/work/PART has samples.png and metrics.jsonl. The defaults take about an hour and a half on two cores,
-for 2,700 assets.
+taken), a lift (a volume out of a picture, and rough copies of the assets, about a kilobyte each, which it knows again)
+and a ranker (which of these copies a picture shows). MY_PRIOR receives them with a model card, README.md. While a part
+is trained, MY_PRIOR/work/PART has samples.png and metrics.jsonl. The defaults take about two hours on two cores, for
+2,700 assets.
 
 Stopped by Ctrl-C, kill -9 or a full disk? The same command goes on where it was and ends with the same bytes.
 Afterwards MY_PRIOR/work and MY_PRIOR/cache may be deleted.
@@ -94,12 +94,13 @@ class Train:
     folder: Annotated[tyro.conf.Positional[Path], said("The meshes: GLB, glTF, OBJ.", metavar="FOLDER")]
     output: Annotated[Path, said("The folder of the prior, a new one or that of an earlier start of this command.")]
     captions: Annotated[Path | None, said("Which meshes, and what they show.", "all of them, by their names")] = None
-    parts: Annotated[tuple[str, ...], said("What is trained: start, upsampler, views, angles, lift.")] = (
+    parts: Annotated[tuple[str, ...], said("What is trained: start, upsampler, views, angles, lift, ranker.")] = (
         "start",
         "upsampler",
         "views",
         "angles",
         "lift",
+        "ranker",
     )
     views_size: Annotated[
         str | None, said("tiny, small, medium or large: 4 to 24 million weights.", "small, on a GPU medium")

@@ -12,7 +12,8 @@ may be a little less like the picture and yet be the better guess. Where its col
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,7 @@ from torch.nn import functional
 from threed.distill.angles import Belief
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import EXTENT
+from threed.distill.ranker import Ranker, beside
 from threed.renderers.camera import Cameras, framing
 from threed.renderers.ops import ops
 from threed.renderers.voxels import Voxels
@@ -33,6 +35,7 @@ AROUND = (5.0, 7.0), (2.5, 3.5)  # degrees of azimuth and elevation, around the 
 FEW = 96  # exemplars that are looked at again
 COARSE, FINE = 40, 64  # pixels a side
 COLOUR, LIFTED, BELIEVED, TURNED = 0.5, 0.08, 0.016, 0.05  # weights, against that of the outlines
+RANKED_LIFTED, RANKED_BELIEVED = 0.08, 0.016  # weights, against that of what the ranker says
 BETTER = 0.05  # what an exemplar's score may lack of that of the lift's own volume
 STRANGE = 0.17  # how far apart its colours may be
 
@@ -51,6 +54,22 @@ class Views:
         distance = torch.full_like(lens, framing(math.radians(fov)))
         return Cameras((self.azimuth + 90 * self.turns).deg2rad(), self.elevation.deg2rad(), distance, lens)
 
+    @staticmethod
+    def quarters(azimuth: float, elevation: float) -> Views:
+        """One camera, whatever the exemplars' fronts."""
+        return Views(torch.full((4,), azimuth), torch.full((4,), elevation), torch.arange(4))
+
+    def __getitem__(self, index: Int[Tensor, "M"]) -> Views:
+        return Views(self.azimuth[index], self.elevation[index], self.turns[index])
+
+    def resemblance(self, overlap: Float[Tensor, "*B K"], apart: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+        """How much exemplars resemble a picture, from every view."""
+        return overlap - COLOUR * apart - TURNED * (self.turns > 0)
+
+    def likely(self, belief: Belief) -> Float[Tensor, "K"]:
+        """Logarithms of how likely they are."""
+        return belief.likely(self.azimuth, self.elevation)
+
     def around(self, view: int, steps: tuple[float, float], tilted: bool) -> Views:
         """One of them, and those a step to the side of it, or above and below it where the elevation may be another."""
         steps_up = [-steps[1], 0.0, steps[1]] if tilted else [0.0]
@@ -59,23 +78,37 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Sighted:
+    """N exemplars, each from one of K views."""
+
+    rows: Int[Tensor, "N"]
+    view: Int[Tensor, "N"]
+    views: Views  # the chosen ones, N
+    score: Float[Tensor, "N"]
+    overlap: Float[Tensor, "N"]  # of the outlines, intersection over union
+    apart: Float[Tensor, "N"]  # root mean square of the colours' differences where they overlap, in the best light
+
+    def __getitem__(self, index: Int[Tensor, "M"]) -> Sighted:
+        return Sighted(**{name: value[index] for name, value in vars(self).items()})
+
+    @staticmethod
+    def joined(parts: Sequence[Sighted]) -> Sighted:
+        """All of them, one after the other."""
+        views = Views(*(torch.cat([getattr(part.views, f.name) for part in parts]) for f in fields(Views)))
+        names = [f.name for f in fields(Sighted) if f.name != "views"]
+        return Sighted(views=views, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True)
 class Recalled:
-    """The exemplar that looks most like a picture, turned as the picture shows it."""
+    """The exemplar that is most like a picture, turned as the picture shows it."""
 
     voxels: Voxels
     row: int
     azimuth: float  # degrees
     elevation: float
-    likeness: Likeness
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How much something is like a picture, from where."""
-
-    score: float
-    overlap: float  # of the outlines, intersection over union
-    apart: float  # root mean square of the colours' differences where they overlap, in the best light
+    overlap: float  # of the outlines
+    apart: float  # root mean square of the colours' differences
 
 
 @dataclass(frozen=True)
@@ -98,39 +131,51 @@ class Search:
     """What is known of a picture before any exemplar is looked at."""
 
     exemplars: Exemplars
+    ranker: Ranker | None
     belief: Belief
     alike: Float[Tensor, "4 A"]  # overlaps of exemplars, turned by so many quarters, with what the lift makes of it
     small: Float[Tensor, "4 S S"]
     fov: float  # degrees
 
-    def score(self, rows: Int[Tensor, "N"], views: Views, size: int) -> Float[Tensor, "3 N K"]:
-        """How good every exemplar is from every view, how much the outlines overlap, how far apart colours are."""
-        overlap, apart = self.compared(self.exemplars, rows, views, size)
-        known = LIFTED * self.alike[views.turns][:, rows].T - TURNED * (views.turns > 0)
-        return torch.stack([overlap - COLOUR * apart + known + self.likely(views), overlap, apart])
+    def looked(self, rows: Int[Tensor, "N"], views: Views, size: int) -> Sighted:
+        """Exemplars, each from the view from which it resembles the picture most, as far as that is likely."""
+        picture, cpu = Picture.of(self.small, size), ops(torch.device("cpu"))
+        overlap, apart = cpu.likeness(
+            self.exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT
+        )
+        known = LIFTED * self.alike[views.turns][:, rows].T + BELIEVED * views.likely(self.belief)
+        score, view = (views.resemblance(overlap, apart) + known).max(1)
+        every = torch.arange(len(rows))
+        return Sighted(rows, view, views[view], score, overlap[every, view], apart[every, view])
 
-    def own(self, lifted: Voxels, elevation: float | None) -> float:
-        """The score of what the lift makes of the picture, from where it was made."""
+    def worth(self, seen: Sighted) -> Float[Tensor, "N"]:
+        """How good guesses exemplars are: to the ranker, if there is one, and as far as they are likely otherwise."""
+        if self.ranker is None:
+            return seen.score
+        alike = self.alike[seen.views.turns, seen.rows]
+        return self.right(seen) + RANKED_LIFTED * alike + RANKED_BELIEVED * seen.views.likely(self.belief)
+
+    def right(self, seen: Sighted) -> Float[Tensor, "N"]:
+        """What the ranker says of them."""
+        assert self.ranker is not None
+        size, cameras = self.ranker.config.size, seen.views.cameras(self.fov)
+        drawn, toward = ops(torch.device("cpu")).draw_balls(self.exemplars.balls, seen.rows, cameras, size, EXTENT)
+        picture = Picture.of(self.small, size)
+        rgb, inside = picture.rgb.expand(len(drawn), -1, -1, -1), picture.inside.expand(len(drawn), -1, -1)
+        return self.ranker(*beside(rgb, inside, drawn, toward, seen.views.turns > 0)).sigmoid()
+
+    def own(self, lifted: Voxels, elevation: float | None) -> tuple[Search, Sighted]:
+        """What the lift makes of the picture as the only exemplar, from where it was made."""
+        search = replace(self, exemplars=Exemplars.of([lifted]), alike=torch.ones(4, 1))
         azimuth, height = self.belief.middle
         middle = torch.tensor([azimuth]), torch.tensor([height if elevation is None else elevation])
-        views = Views(*middle, torch.zeros(1, dtype=torch.int64))
-        overlap, apart = self.compared(Exemplars.of([lifted]), torch.zeros(1, dtype=torch.int64), views, FINE)
-        return float(overlap - COLOUR * apart + LIFTED + self.likely(views))
-
-    def compared(
-        self, exemplars: Exemplars, rows: Int[Tensor, "N"], views: Views, size: int
-    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-        picture = Picture.of(self.small, size)
-        return ops(torch.device("cpu")).likeness(
-            exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT
-        )
-
-    def likely(self, views: Views) -> Float[Tensor, "K"]:
-        return BELIEVED * self.belief.likely(views.azimuth, views.elevation)
+        front = torch.zeros(1, dtype=torch.int64)
+        return search, search.looked(front, Views(*middle, front), FINE)
 
 
 def recalled(
     exemplars: Exemplars,
+    ranker: Ranker | None,
     belief: Belief,
     small: Float[Tensor, "4 S S"],
     lifted: Voxels | None,
@@ -141,32 +186,33 @@ def recalled(
 
     None if what the lift made is the better guess.
     """
-    search = Search(exemplars, belief, alike(exemplars, lifted), small, fov)
-    found = likest(search, likely(belief, elevation), elevation is None)
-    if lifted is None:
-        return found
-    strange = found.likeness.apart > STRANGE or found.likeness.score < search.own(lifted, elevation) - BETTER
-    return None if strange else found
-
-
-def likest(search: Search, views: Views, tilted: bool) -> Recalled:
-    """The best exemplar from any of these views and from around the best of them."""
-    every = torch.arange(len(search.exemplars))
-    score, view = search.score(every, views, COARSE)[0].max(1)
-    few = score.topk(min(FEW, len(every))).indices
-    found = [best(search, few[view[few] == k], views.around(k, AROUND[0], tilted)) for k in view[few].unique().tolist()]
-    _, row, views, k = max(found, key=lambda one: one[0].score)
-    like, row, views, k = best(search, torch.tensor([row]), views.around(k, AROUND[1], tilted))
-    voxels, turns = search.exemplars[row], int(views.turns[k])
+    search = Search(exemplars, ranker, belief, alike(exemplars, lifted), small, fov)
+    seen, worth = likest(search, likely(belief, elevation), elevation is None)
+    row, turns, apart = int(seen.rows), int(seen.views.turns), float(seen.apart)
+    if lifted is not None:
+        own, where = search.own(lifted, elevation)
+        if apart > STRANGE or worth < own.worth(where) - BETTER:
+            return None
+    voxels = exemplars[row]
     turned = replace(voxels, distance=voxels.distance.rot90(turns, (0, 2)), colour=voxels.colour.rot90(turns, (0, 2)))
-    return Recalled(turned, row, float(views.azimuth[k]), float(views.elevation[k]), like)
+    return Recalled(turned, row, float(seen.views.azimuth), float(seen.views.elevation), float(seen.overlap), apart)
 
 
-def best(search: Search, rows: Int[Tensor, "N"], views: Views) -> tuple[Likeness, int, Views, int]:
-    """Which exemplar, among these views from which, and how it is like the picture."""
-    found = search.score(rows, views, FINE)
-    n, k = divmod(int(found[0].argmax()), len(views.azimuth))
-    return Likeness(*found[:, n, k].tolist()), int(rows[n]), views, k
+def likest(search: Search, views: Views, tilted: bool) -> tuple[Sighted, float]:
+    """The best exemplar from any of these views and from around the best of them, and what it is worth."""
+    near = nearer(search, views, tilted)
+    worth, place = search.worth(near).max(0)
+    return search.looked(near.rows[place[None]], near.views.around(int(place), AROUND[1], tilted), FINE), float(worth)
+
+
+def nearer(search: Search, views: Views, tilted: bool) -> Sighted:
+    """The few that resemble the picture most, each from around its best view."""
+    every = search.looked(torch.arange(len(search.exemplars)), views, COARSE)
+    few = every[every.score.topk(min(FEW, len(every.rows))).indices]
+    return Sighted.joined([
+        search.looked(few.rows[few.view == k], views.around(k, AROUND[0], tilted), FINE)
+        for k in few.view.unique().tolist()
+    ])  # fmt: skip
 
 
 def alike(exemplars: Exemplars, lifted: Voxels | None) -> Float[Tensor, "4 A"]:

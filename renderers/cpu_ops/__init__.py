@@ -1,7 +1,7 @@
 """The primitives for the CPU: numba, as many threads as PyTorch uses, the same bytes every run."""
 
 from threed.renderers.cpu_ops.antialias import antialias
-from threed.renderers.cpu_ops.balls import likeness
+from threed.renderers.cpu_ops.balls import draw_balls, likeness
 from threed.renderers.cpu_ops.hashgrid import hash_encode, hash_gradient
 from threed.renderers.cpu_ops.packed import composite, march, transmittance
 from threed.renderers.cpu_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
@@ -15,6 +15,7 @@ __all__ = [
     "Mipmap",
     "antialias",
     "composite",
+    "draw_balls",
     "edges",
     "hash_encode",
     "hash_gradient",

@@ -7,14 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from numba import prange
 from torch import Tensor
 
+from threed.renderers.alike import judged
 from threed.renderers.camera import Cameras
 from threed.renderers.cpu_ops.launch import kernel, launch
 from threed.renderers.ops import Balls
-from threed.renderers.torch_ops.balls import LEAST, judged
+from threed.renderers.torch_ops.balls import LEAST
+
+
+def draw_balls(
+    balls: Balls, rows: Int[Tensor, "N"], cameras: Cameras, size: int, extent: float
+) -> tuple[UInt8[Tensor, "N S S 4"], Float[Tensor, "N S S"]]:
+    """Every object before its own camera: sRGB and alpha, 0 or 255; and how far toward the camera from the middle."""
+    pictures, toward = torch.zeros(len(rows), size, size, 4, dtype=torch.uint8), torch.zeros(len(rows), size, size)
+    launch(_picture, *_arrays(balls, rows, cameras), float(extent), pictures, toward)
+    return pictures, toward
 
 
 def likeness(
@@ -27,10 +37,44 @@ def likeness(
 ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
     """How much the outlines of objects and picture overlap, and how far apart the colours are where they do."""
     found = torch.zeros(len(rows), len(cameras), 5)
-    lens = torch.stack([cameras.distance, (cameras.fov_y / 2).tan()], dim=1)
-    arrays = balls.begin, balls.centre, balls.radius, balls.colour, rows, cameras.rotation.mT, lens
-    launch(_compare, *arrays, rgb, inside, float(extent), found)
+    launch(_compare, *_arrays(balls, rows, cameras), rgb, inside, float(extent), found)
     return judged(found)
+
+
+def _arrays(balls: Balls, rows: Int[Tensor, "N"], cameras: Cameras) -> tuple[Tensor, ...]:
+    lens = torch.stack([cameras.distance, (cameras.fov_y / 2).tan()], dim=1)
+    return balls.begin, balls.centre, balls.radius, balls.colour, rows, cameras.rotation.mT, lens
+
+
+@kernel(parallel=True)
+def _picture(
+    begin: Any,
+    centre: Any,
+    radius: Any,
+    colour: Any,
+    rows: Any,
+    rotation: Any,
+    lens: Any,
+    extent: float,
+    pictures: Any,
+    toward: Any,
+) -> None:
+    size = pictures.shape[1]
+    for n in prange(len(rows)):
+        low, high = begin[rows[n]], begin[rows[n] + 1]
+        if low == high:
+            continue
+        seen = np.empty((high - low, 4), np.float32)
+        nearest, whose = np.empty((size, size), np.float32), np.empty((size, size), np.int64)
+        _project(centre, radius, low, high, rotation[n], lens[n], seen)
+        _frame(seen, extent, size)
+        _draw(seen, nearest, whose)
+        for y in range(size):
+            for x in range(size):
+                if whose[y, x] >= 0:
+                    pictures[n, y, x, :3] = colour[low + whose[y, x]]
+                    pictures[n, y, x, 3] = 255
+                    toward[n, y, x] = nearest[y, x]
 
 
 @kernel(parallel=True)

@@ -6,7 +6,7 @@ from threed.renderers.cuda_ops.packed import composite, march, transmittance
 from threed.renderers.cuda_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
 from threed.renderers.cuda_ops.texture import Mipmap, mipmap, texture
 from threed.renderers.topology import Edges, edges
-from threed.renderers.torch_ops.balls import likeness
+from threed.renderers.torch_ops.balls import draw_balls, likeness
 from threed.renderers.torch_ops.texture import level_of_detail
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Mipmap",
     "antialias",
     "composite",
+    "draw_balls",
     "edges",
     "hash_encode",
     "hash_gradient",

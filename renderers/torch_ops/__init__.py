@@ -2,7 +2,7 @@
 
 from threed.renderers.topology import Edges, edges
 from threed.renderers.torch_ops.antialias import antialias
-from threed.renderers.torch_ops.balls import likeness
+from threed.renderers.torch_ops.balls import draw_balls, likeness
 from threed.renderers.torch_ops.hashgrid import hash_encode, hash_gradient
 from threed.renderers.torch_ops.packed import composite, march, transmittance
 from threed.renderers.torch_ops.raster import Fragments, interpolate, rasterize, screen_derivatives
@@ -14,6 +14,7 @@ __all__ = [
     "Mipmap",
     "antialias",
     "composite",
+    "draw_balls",
     "edges",
     "hash_encode",
     "hash_gradient",

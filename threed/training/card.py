@@ -44,8 +44,9 @@ cannot know.
 Losses are those of training at the end, over assets that were trained on and over those held out: of the start the mean
 squared error of clean tokens, of the upsampler the mean absolute error of volumes, of the views the mean squared error
 of clean pictures, weighted over time, of the angles the cross entropy of azimuth and elevation, of the lift the mean
-absolute error of volumes, and how little these and their silhouettes overlap the truth. Lower is better; they compare
-with other trainings on the same assets only.
+absolute error of volumes, and how little these and their silhouettes overlap the truth, of the ranker the squared error
+of overlaps and how far its choice is from the best. Lower is better; they compare with other trainings on the same
+assets only.
 {kept}{copies}
 ## Licence
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
@@ -26,7 +26,7 @@ from threed.training.angles import framed, outline
 from threed.training.pairs import Pairs, facing, quarters
 from threed.training.start import drawn
 from threed.training.views import host
-from threed.training.views_batch import lamps, lit, look, moved, photographed
+from threed.training.views_batch import exchanged, lamps, lit, look, moved, photographed
 
 NEAR = 1.5  # voxels: distances count up to there, and colours of what is nearer
 FAR = 0.1  # weight of voxels that are far outside, which are most
@@ -94,11 +94,6 @@ class LiftLoss:
         half = distance * (fov_y / 2).tan()  # metres of half the frame
         size = half * scale * (EXTENT * ROOM)
         return picture, angle, standing(volumes, self.radius[row], angle, size, half[:, None] * middle, resolution)
-
-
-def exchanged(picture: Float[Tensor, "B 3 *S"], colours: Int[Tensor, "B 3"]) -> Float[Tensor, "B 3 *S"]:
-    """With its channels in this order."""
-    return picture[torch.arange(len(picture), device=picture.device)[:, None], colours]
 
 
 def standing(

@@ -17,12 +17,14 @@ from torch import nn
 from threed import checkpoint
 from threed.distill import angles as seen_from
 from threed.distill import lift as lifts
+from threed.distill import ranker as rankers
 from threed.distill import start as starts
 from threed.distill import upsampler as upsamplers
 from threed.distill.angles import Angles
 from threed.distill.embedded import Embedded
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import Lift
+from threed.distill.ranker import Ranker
 from threed.distill.start import Start, StartConfig
 from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler
@@ -31,16 +33,19 @@ from threed.log import Log
 from threed.training import angles as angles_training
 from threed.training import exemplars as exemplar_training
 from threed.training import lift as lift_training
+from threed.training import ranker as ranker_training
 from threed.training import start as start_training
 from threed.training import upsampler as upsampler_training
 from threed.training import views, views_cache, volumes
 from threed.training.angles import AnglesLoss
 from threed.training.cache import FEWEST, rows_in_common
+from threed.training.candidates import CAMERAS, Candidates, candidates
 from threed.training.captions import spoken
 from threed.training.collection import Item, gather, held_out
 from threed.training.lift import LiftLoss
 from threed.training.loop import Loss
 from threed.training.pairs import Pairs
+from threed.training.ranker import RankerLoss
 from threed.training.settings import Settings, has
 from threed.training.start import StartLoss, Versions
 from threed.training.upsampler import Lattices, UpsamplerLoss
@@ -332,6 +337,51 @@ def lift(job: Job) -> Trainee:
     )
 
 
+def ranker(job: Job) -> Trainee:
+    """What tells which exemplar a picture shows."""
+    settings, device, seed = job.settings, job.settings.device, job.settings.ranker.seed
+    train, held = job.assets(volumes.build, "volumes", Lattice(settings.lifting.resolution))
+    seen, seen_held = job.assets(views_cache.build, "views", shots(job.prior, settings))
+    exemplars = Exemplars.of(train)
+
+    def loss(side: str, items: Sequence[Item], volumes: Volumes, cache: Cache) -> RankerLoss:
+        pairs = Pairs.of(items, volumes, cache)
+        return RankerLoss(pairs, exemplars, found(job, side, exemplars, pairs)).to(device)
+
+    def save(trained: nn.Module, steps: int) -> None:
+        del steps  # nobody asks it for them
+        assert isinstance(trained, Ranker)
+        ranker_training.write(job.work, trained)
+
+    if settings.continued and (before := rankers.load(settings.source)):
+        network = before.requires_grad_(True)
+    else:
+        network = ranker_training.fresh(settings.ranking, seed)
+    learned = loss("train", job.data.train, train, seen)
+    left = loss("held-out", job.data.held_out, held, seen_held) if held and seen_held else None
+    return Trainee(
+        network=network.to(device),
+        loss=learned,
+        held_out=left,
+        sheet=partial(ranker_training.sheet, loss=left or learned),
+        save=save,
+        used=(len(learned.pairs), len(left.pairs) if left else 0),
+    )
+
+
+def found(job: Job, side: str, exemplars: Exemplars, pairs: Pairs) -> Candidates:
+    """The candidates of this side's pictures: found once, then read from the work folder."""
+    path, seed = job.work / f"prepared-{side}.safetensors", job.settings.ranker.seed
+    indices = [job.cache / "volumes" / "train", job.cache / "volumes" / side, job.cache / "views" / side]
+    of = [seed, *(hashlib.sha256((each / "index.json").read_bytes()).hexdigest() for each in indices)]
+    if (before := kept(path)) and before["of"] == of:
+        return Candidates(before["row"].long(), before["turns"].long())
+    with job.log(job.work).stage(f"search {side}", len(CAMERAS)) as log:
+        made = candidates(exemplars, pairs, side == "train", seed, tell=partial(log, losses={}))
+    checkpoint.save(path, {"of": of, "row": made.row.short(), "turns": made.turns.char()})
+    return made
+
+
 def shots(prior: Embedded, settings: Settings) -> views_cache.Shots:
     """The pictures that this prior knows."""
     return replace(settings.shots, size=prior.image_size, fov_y=prior.conventions.fov_y)
@@ -350,4 +400,5 @@ TRAINEES: dict[str, Callable[[Job], Trainee]] = {
     "views": pictures,
     "angles": angles,
     "lift": lift,
+    "ranker": ranker,
 }

@@ -26,6 +26,7 @@ PIECES = (
     "upsampler",
     "angles",
     "lift",
+    "ranker",
     "prior.json",
 )
 LOCK = "work/lock"  # by which a folder is known as this program's

@@ -8,6 +8,7 @@ from pathlib import Path
 from threed.distill.angles import AnglesConfig
 from threed.distill.folder import SHIPPED
 from threed.distill.lift import LiftConfig
+from threed.distill.ranker import RankerConfig
 from threed.distill.start import StartConfig
 from threed.distill.upsampler import UpsamplerConfig
 from threed.training.loop import Schedule
@@ -19,6 +20,7 @@ PARTS = (
     "views",
     "angles",
     "lift",
+    "ranker",
 )  # what a prior consists of, in the order in which they are trained
 SHARES = {
     "start": 0.25,
@@ -26,6 +28,7 @@ SHARES = {
     "views": 0.3,
     "angles": 0.1,
     "lift": 0.25,
+    "ranker": 0.1,
 }  # of the minutes that all parts have together
 WARMUP = 200  # steps, or a fifth of all
 GENTLE = 0.5  # share of the learning rate that weights are trained on with
@@ -40,10 +43,12 @@ class Settings:
     views: Schedule
     angles: Schedule
     lift: Schedule
+    ranker: Schedule
     config: StartConfig = field(default_factory=StartConfig)  # of a fresh start
     upsampling: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # of a fresh upsampler
     viewing: AnglesConfig = field(default_factory=AnglesConfig)  # of fresh angles; the size is that of the views
     lifting: LiftConfig = field(default_factory=LiftConfig)  # of a fresh lift; the size is that of the views
+    ranking: RankerConfig = field(default_factory=RankerConfig)  # of a fresh ranker
     size: str = "small"  # of a fresh views prior, in `views.SIZES`
     shots: Shots = field(default_factory=Shots)  # size and field of view are the source's
     parts: tuple[str, ...] = PARTS
@@ -62,6 +67,7 @@ class Settings:
             "views": self.views,
             "angles": self.angles,
             "lift": self.lift,
+            "ranker": self.ranker,
         }[part]
 
     def seconds(self, part: str) -> float | None:
@@ -89,6 +95,7 @@ PRESETS = {
         lift=lasting(
             Schedule(1, batch=16, rate=1.5e-3, final=0.02, weight_decay=0.02, ema=0.995, optimizer="muon"), 2_500
         ),
+        ranker=lasting(Schedule(1, batch=32, rate=2e-3, final=0.02, weight_decay=0.02), 3_000),
     ),
     "cuda": Settings(
         start=lasting(Schedule(1, batch=256, rate=2e-3, final=0.02, optimizer="muon"), 20_000),
@@ -97,6 +104,7 @@ PRESETS = {
         views=lasting(Schedule(1, batch=320, rate=6e-4, final=0.02), 40_000),
         angles=lasting(Schedule(1, batch=512, rate=2e-3, final=0.02, weight_decay=0.05), 10_000),
         lift=lasting(Schedule(1, batch=64, rate=1.5e-3, final=0.02, weight_decay=0.02, optimizer="muon"), 20_000),
+        ranker=lasting(Schedule(1, batch=64, rate=2e-3, final=0.02, weight_decay=0.02), 20_000),
         config=StartConfig(width=512, layers=12),
         size="medium",
         device="cuda",

@@ -149,6 +149,7 @@ def asked(settings: Settings, data: Data, part: str) -> dict[str, Any]:
         "upsampler": {"config": asdict(settings.upsampling)},
         "angles": {"config": asdict(settings.viewing), "shots": asdict(settings.shots)},
         "lift": {"config": asdict(settings.lifting), "shots": asdict(settings.shots)},
+        "ranker": {"config": asdict(settings.ranking), "shots": asdict(settings.shots)},
         "views": {"shots": asdict(settings.shots)} | size,
     }
     found: dict[str, Any] = json.loads(json.dumps(about | own[part]))
@@ -195,7 +196,8 @@ def completed(part: str, job: Job) -> Figures:
     size = sum(p.numel() for p in network.parameters())
     figures = Figures(size, schedule.steps, schedule.batch, *trainee.used, loss, loss_held_out)
     disk.write(job.work / "finished.json", json.dumps(asdict(figures), indent=1).encode() + b"\n")
-    (job.work / "prepared.safetensors").unlink(missing_ok=True)
+    for prepared in job.work.glob("prepared*.safetensors"):
+        prepared.unlink()
     return figures
 
 

@@ -18,7 +18,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from torch.nn import functional
 
@@ -228,6 +228,11 @@ def cameras(cache: Cache, asset: Int[np.ndarray, "P"], view: Int[np.ndarray, "P"
 def moved(values: np.ndarray, device: torch.device) -> Tensor:
     """On the device, which is not waited for."""
     return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def exchanged(picture: Num[Tensor, "B 3 *S"], colours: Int[Tensor, "B 3"]) -> Num[Tensor, "B 3 *S"]:
+    """With its channels in this order."""
+    return picture[torch.arange(len(picture), device=picture.device)[:, None], colours]
 
 
 def lamps(
