@@ -425,6 +425,7 @@ def test_a_prior_is_gone_on_from(assets, settings, finished, tmp_path):
         views=replace(settings.views, **still),
         angles=replace(settings.angles, **still),
         lift=replace(settings.lift, **still),
+        ranker=replace(settings.ranker, **still),
         config=StartConfig(width=128),  # which counts for fresh ones alone
         source=finished[0],
         continued=True,
@@ -687,7 +688,7 @@ def test_a_card_without_licences_or_held_out_assets(assets):
     assert "Their licences are not stated in the captions file." in text
     assert "on the folder `my folder`" in text
     assert "| views | 1.5 M | 10 | 4 | 20 | 0 | 0.1235 |  |" in text
-    assert "taken over from `an old prior`, as far as it has it: start, upsampler, angles, lift." in text
+    assert "taken over from `an old prior`, as far as it has it: start, upsampler, angles, lift, ranker." in text
 
 
 def test_a_gpu_is_compiled_for_where_that_can_be_done(monkeypatch):

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save
@@ -26,7 +25,7 @@ from threed.training.angles import framed, outline
 from threed.training.pairs import Pairs, facing, quarters
 from threed.training.start import drawn
 from threed.training.views import host
-from threed.training.views_batch import exchanged, lamps, lit, look, moved, photographed
+from threed.training.views_batch import exchanged, lamps, lit, look, moved, photographed, variants
 
 NEAR = 1.5  # voxels: distances count up to there, and colours of what is nearer
 FAR = 0.1  # weight of voxels that are far outside, which are most
@@ -73,9 +72,7 @@ class LiftLoss:
         cache, device, random = self.pairs.cache, generator.device, host(generator)
         volume, seen = self.pairs.rows[random.integers(0, len(self.pairs), samples)].T
         view = random.integers(0, cache.albedo.shape[1], samples)
-        mirrored = moved(random.random(samples) < 0.5, device)
-        colours = moved(np.stack([random.permutation(3) for _ in range(samples)]), device)
-        colours = torch.where(moved(random.random((samples, 1)) < 0.5, device), colours, torch.arange(3, device=device))
+        mirrored, colours = variants(samples, random, device)
         albedo, normal, alpha = look(cache, seen, view, device)
         albedo = exchanged(albedo, colours)
         shaded = albedo * lit(normal, *lamps(samples, 1.0, 0.35, generator))

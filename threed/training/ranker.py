@@ -27,7 +27,7 @@ from threed.training.angles import framed
 from threed.training.candidates import FOV, MISJUDGED, Candidates, small
 from threed.training.pairs import Pairs, quarters
 from threed.training.views import host
-from threed.training.views_batch import exchanged, lamps, lit, look, moved, photographed
+from threed.training.views_batch import exchanged, lamps, lit, look, photographed, variants
 
 TOGETHER = 8  # exemplars of a picture that are compared with one another
 WORSE = 0.5  # how often they are any of the candidates, and not the best
@@ -75,25 +75,18 @@ class RankerLoss:
         asset = random.integers(0, len(self.pairs), samples)
         volume, seen = self.pairs.rows[asset].T
         view = random.integers(0, cache.albedo.shape[1], samples)
-        mirrored = moved(random.random(samples) < 0.5, device)
-        colours = moved(np.stack([random.permutation(3) for _ in range(samples)]), device)
-        colours = torch.where(moved(random.random((samples, 1)) < 0.5, device), colours, torch.arange(3, device=device))
         albedo, normal, alpha = look(cache, seen, view, device)
-        shaded = exchanged(albedo, colours) * lit(normal, *lamps(samples, 1.0, 0.35, generator))
-        picture = framed(photographed(torch.cat([shaded, alpha], dim=1), generator))
-        rgb, inside = small(torch.where(mirrored[:, None, None, None], picture.flip(3), picture), size)
-
+        shaded = albedo * lit(normal, *lamps(samples, 1.0, 0.35, generator))
+        pictures = small(framed(photographed(torch.cat([shaded, alpha], dim=1), generator)), size)
         row, turns = self.some(asset, view, random)
         camera = cache.cameras[seen, view, :2]
-        pictures, toward = self.seen(row, turns, camera, size, random)
-        flip, order = (each.repeat_interleave(TOGETHER, dim=0) for each in (mirrored, colours))
-        pictures, toward = pictures.to(device), toward.to(device)
-        drawing = exchanged(pictures.movedim(-1, 1)[:, :3], order)
-        pictures = torch.cat([drawing, pictures.movedim(-1, 1)[:, 3:]], dim=1).movedim(1, -1)
-        pictures = torch.where(flip[:, None, None, None], pictures.flip(2), pictures)
-        toward = torch.where(flip[:, None, None], toward.flip(2), toward)
-        rgb, inside = (each.repeat_interleave(TOGETHER, dim=0) for each in (rgb, inside))
-        shown, told = beside(rgb, inside, pictures, toward, turns.flatten().to(device) > 0)
+        drawings = (each.to(device) for each in self.seen(row, turns, camera, size, random))
+        beside_them = (each.repeat_interleave(TOGETHER, dim=0) for each in pictures)
+        shown, told = beside(*beside_them, *drawings, turns.flatten().to(device) > 0)
+        mirrored, colours = (each.repeat_interleave(TOGETHER, dim=0) for each in variants(samples, random, device))
+        rgb, alpha, other, rest = shown.split([3, 1, 3, 2], dim=1)
+        shown = torch.cat([exchanged(rgb, colours), alpha, exchanged(other, colours), rest], dim=1)
+        shown = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
         overlap = self.overlap(torch.from_numpy(volume), quarters(camera[:, 0]), row, turns)
         return Beside(shown, told, overlap.to(device))
 
@@ -147,9 +140,7 @@ def sheet(network: Ranker, loss: RankerLoss, count: int = 6, seed: int = 0) -> b
     drawn = loss.drawn(count, size, torch.Generator(device).manual_seed(seed))
     order = network(drawn.shown, drawn.told).view_as(drawn.overlap).argsort(1, descending=True)
     shown = drawn.shown.unflatten(0, drawn.overlap.shape).movedim(2, -1)
-    white = torch.cat(
-        [shown[:, :1, ..., :3] + 1 - shown[:, :1, ..., 3:4], shown[..., 4:7] + 1 - shown[..., 7:8]], dim=1
-    )
+    white = torch.cat([each[..., :3] + 1 - each[..., 3:] for each in (shown[:, :1, ..., :4], shown[..., 4:8])], dim=1)
     place = torch.arange(count)[:, None]
     tiles = torch.cat([white[:, :1], white[:, 1:][place, order]], dim=1).cpu()
     right = torch.cat([torch.zeros(count, 1), drawn.overlap[place, order].cpu()], dim=1)

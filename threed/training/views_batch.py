@@ -18,7 +18,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -230,7 +230,17 @@ def moved(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
-def exchanged(picture: Num[Tensor, "B 3 *S"], colours: Int[Tensor, "B 3"]) -> Num[Tensor, "B 3 *S"]:
+def variants(
+    count: int, random: np.random.Generator, device: torch.device
+) -> tuple[Bool[Tensor, "P"], Int[Tensor, "P 3"]]:
+    """Half of so many pictures mirrored; half with their channels in another order."""
+    mirrored = moved(random.random(count) < 0.5, device)
+    colours = moved(np.stack([random.permutation(3) for _ in range(count)]), device)
+    exchanged = moved(random.random((count, 1)) < 0.5, device)
+    return mirrored, torch.where(exchanged, colours, torch.arange(3, device=device))
+
+
+def exchanged(picture: Float[Tensor, "B 3 *S"], colours: Int[Tensor, "B 3"]) -> Float[Tensor, "B 3 *S"]:
     """With its channels in this order."""
     return picture[torch.arange(len(picture), device=picture.device)[:, None], colours]
 
