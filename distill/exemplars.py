@@ -81,13 +81,15 @@ class Exemplars:
     @cached_property
     def bits(self) -> UInt8[np.ndarray, "A W"]:
         """Where there is something, eight voxels a byte."""
-        return np.packbits(self.level.reshape(len(self), -1) < 0, axis=1)
+        return packed(self.level < 0)
 
     def overlap(self, occupied: Bool[Tensor, "G G G"]) -> Float[Tensor, "A"]:
         """Intersection over union with a volume."""
-        other = np.packbits(occupied.numpy().reshape(-1))
-        both, either = (ONES[bits].sum(1, dtype=np.int64) for bits in (self.bits & other, self.bits | other))
-        return torch.from_numpy(both / np.maximum(either, 1)).float()
+        return overlaps(self.bits, packed(occupied.numpy()[None]))[:, 0]
+
+    def turned(self, row: int, turns: int) -> Bool[np.ndarray, "G G G"]:
+        """Where there is something, when it is turned by so many quarters."""
+        return np.rot90(self.level[row] < 0, turns, (0, 2))
 
     @cached_property
     def balls(self) -> Balls:
@@ -105,6 +107,20 @@ class Exemplars:
             torch.from_numpy(radius * scale),
             torch.from_numpy((self.shade << (8 - SHADES)) + (1 << (7 - SHADES))),
         )
+
+
+def packed(occupied: Bool[np.ndarray, "A G G G"]) -> UInt8[np.ndarray, "A W"]:
+    """Eight voxels a byte."""
+    return np.packbits(occupied.reshape(len(occupied), -1), axis=1)
+
+
+def overlaps(bits: UInt8[np.ndarray, "A W"], others: UInt8[np.ndarray, "B W"]) -> Float[Tensor, "A B"]:
+    """Intersections over unions of all volumes with all others."""
+    both, either = (
+        np.stack([ONES[join(bits, other)].sum(1, dtype=np.int64) for other in others], axis=1)
+        for join in (np.bitwise_and, np.bitwise_or)
+    )
+    return torch.from_numpy(both / np.maximum(either, 1)).float()
 
 
 def chosen(count: int) -> range:

@@ -7,6 +7,7 @@ import torch
 from tiny_exemplars import BOXES, COLOURS, SIDE, picture, solid
 
 from threed import carved as carving
+from threed import recalled
 from threed.carved import Guess, Words, carved, coloured, finer, sighted, trust, usual
 from threed.cutout import Cutout
 from threed.distill.angles import Angles, AnglesConfig
@@ -108,7 +109,7 @@ def test_what_a_lift_knows_by_heart_it_knows_again(tmp_path, monkeypatch, follow
     lift_training.write(tmp_path, lift_training.fresh(config, 0))
     exemplar_training.write(tmp_path, known)
     if not followed:
-        monkeypatch.setattr(carving, "FOLLOWED", 1.01)
+        monkeypatch.setattr(recalled, "FOLLOWED", 1.01)
     chair, seen = known[1], Viewpoint(22.0, 17.0)
     look = seen.of(coloured(chair), 128)
     cutout = Cutout(look.albedo[0], look.alpha[0])

@@ -9,7 +9,8 @@ from tiny_exemplars import BOXES, COLOURS, SIDE, picture, solid
 
 from threed.distill.angles import AZIMUTHS, BIN, ELEVATIONS, LOWEST, Belief
 from threed.distill.exemplars import Exemplars
-from threed.recalled import VIEWS, VIEWS_TURNED, Views, likely, recalled
+from threed.distill.ranker import CHANNELS, TOLD, Ranker, RankerConfig
+from threed.recalled import STRANGE, UNSURE, VIEWS, VIEWS_TURNED, Search, Sighted, Views, expected, likely, recalled
 from threed.renderers.voxels import TRUNCATION
 
 
@@ -68,7 +69,7 @@ def test_what_the_lift_makes_of_it_tells_what_a_picture_cannot():
 
 
 def test_the_lifts_own_is_kept_where_nothing_known_is_as_much_like_the_picture(known):
-    """Of what is not among them; of colours that none of them has; and not, where the lift's own is worse."""
+    """Of what is not among them; and not, where the lift's own is worse."""
     sphere = solid(BOXES[1], COLOURS[1])
     axis = torch.arange(SIDE) - (SIDE - 1) / 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
@@ -78,9 +79,69 @@ def test_the_lifts_own_is_kept_where_nothing_known_is_as_much_like_the_picture(k
     assert recalled(known, None, told, picture(sphere, 10.0, 15.0), None, None, 40.0) is not None
     small = picture(known[1], 10.0, 15.0)
     assert recalled(known, None, told, small, sphere, None, 40.0).row == 1
-    halved = small.clone()
-    halved[:3, :, :64] = -small[3, :, :64]
-    assert recalled(known, None, told, halved, known[1], None, 40.0) is None
+
+
+def test_what_has_neither_the_outline_nor_the_colours_is_something_else(known):
+    """A stair beside a letter: in colours of its own it is not even asked; with one of both it may be."""
+    told, letter = belief(10.0, 15.0), solid(BOXES[0], COLOURS[1])
+    stair = Exemplars.of([solid(BOXES[2], COLOURS[1])])
+    small = picture(letter, 10.0, 15.0)
+    nothing = replace(letter, distance=letter.distance.abs() + (torch.arange(SIDE) > 1) * 9.0)
+    found = recalled(stair, None, told, small, nothing, None, 40.0)
+    assert not found.followed
+    assert found.apart < STRANGE
+    other = Exemplars.of([solid(BOXES[2], COLOURS[2])])
+    assert recalled(other, None, told, small, nothing, None, 40.0) is None
+    assert recalled(other, None, told, small, None, None, 40.0).apart > STRANGE
+    same = Exemplars.of([solid(BOXES[0], COLOURS[2])])
+    found = recalled(same, None, told, small, nothing, None, 40.0)
+    assert found.followed
+    assert found.apart > STRANGE
+
+
+class Says(Ranker):
+    """Of these colours all is right, of others nothing."""
+
+    def __init__(self, likes):
+        super().__init__(RankerConfig(size=32, width=8))
+        self.likes = torch.tensor(likes, dtype=torch.float32)
+
+    def forward(self, shown, told):
+        assert shown.shape[1:] == (CHANNELS, 32, 32)
+        assert told.shape == (len(shown), TOLD)
+        colour = shown[:, 4:7].sum((2, 3)) / shown[:, 7].sum((1, 2))[:, None]
+        return 20 - 400 * (colour - self.likes).abs().amax(1)
+
+
+def test_the_ranker_is_listened_to():
+    """Of two boxes that look as much alike, one red and one green, before a grey one."""
+    both = Exemplars.of([solid(BOXES[1], COLOURS[0]), solid(BOXES[1], COLOURS[1])])
+    small = picture(solid(BOXES[1], (0.5, 0.5, 0.5)), 10.0, 15.0)
+    for row in range(2):
+        likes = (both.shade[both.begin[row]] + 0.5) / 32
+        assert recalled(both, Says(likes), belief(10.0, 15.0), small, None, None, 40.0).row == row
+
+
+def test_what_has_most_in_common_with_all_that_is_likely_is_expected_to_be_right(known):
+    """By hand; and of three that are nearly as likely, one of two that are alike, though the third is the likeliest."""
+    alike = [solid(BOXES[1], COLOURS[1]), solid(((*BOXES[1], ((-7, 0, -3), (7, 2, 7))))[:3], COLOURS[1])]
+    exemplars = Exemplars.of([solid(BOXES[3], COLOURS[1]), *alike])
+    search = Search(exemplars, None, belief(), torch.zeros(4, 3), picture(known[1], 10.0, 15.0), 40.0)
+    views = Views(torch.full((3,), 10.0), torch.full((3,), 15.0), torch.tensor([1, 0, 0]))
+    score = torch.tensor([0.51, 0.5, 0.49])
+    near = Sighted(torch.arange(3), torch.zeros(3, dtype=torch.int64), views, score, score, score)
+    found = expected(search, near, None, None)
+    solids = [
+        torch.from_numpy(exemplars.level[row] < 0).rot90(turns, (0, 2)) for row, turns in ((0, 1), (1, 0), (2, 0))
+    ]
+    share = (score / UNSURE).softmax(0)
+    for row in range(3):
+        each = torch.stack([(solids[row] & other).sum() / (solids[row] | other).sum() for other in solids])
+        assert found[row].item() == pytest.approx(float(share @ each), abs=1e-5)
+    assert found.argmax() == 1
+    with_own = expected(search, near, exemplars[2], None)
+    assert len(with_own) == 4
+    assert with_own[3] == pytest.approx(with_own[2].item(), abs=1e-5)  # which is the same
 
 
 def test_a_given_elevation_is_kept(known):

@@ -37,7 +37,6 @@ CANDIDATES, STEPS = 6, 25  # of those that are carved
 STRANGE, FAMILIAR = 0.6, 0.9  # intersections over union of outlines: what of the start's depth is believed
 FRONTAL = 0.1  # what a camera at 35 degrees from the front has to look more like it
 OUTLINE = 192  # pixels a side of the outline
-FOLLOWED = 0.8  # overlap of outlines from which on an exemplar is carved; of others, which are thin, little would stay
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def lifted(words: Words, small: Float[Tensor, "4 S S"], cutout: Cutout, elevatio
         at = replace(at, azimuth=found.azimuth, elevation=found.elevation)
         seen = placed(coloured(found.voxels), cutout, at)
         sight = Sight.of(seen, found.voxels, cutout, OUTLINE, known=True)
-        return Guess(found.voxels, sight, seen, found.overlap >= FOLLOWED)
+        return Guess(found.voxels, sight, seen, found.followed)
     if solid is None:
         raise ValueError("nothing of it is solid")
     shape = coloured(solid)

@@ -5,8 +5,9 @@ around the best place of each, and the likeliest one of these once more. Two out
 likely are evidence of the same shape, on the sides that are hidden as well; colours and what the lift makes of the
 picture tell the rest. The angles know no front: of the four quarters, an exemplar may show any.
 
-What a lift makes of a picture has its outline and its colours anyway, but is no better where it cannot see; an exemplar
-may be a little less like the picture and yet be the better guess. Where its colours are far off, it is something else.
+What a lift makes of a picture has its outline and its colours anyway, but is no better where it cannot see. So both are
+weighed: how likely each is, and how much it has in common with all that is likely. What has neither the picture's
+outline nor its colours is something else.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from threed.distill.angles import Belief
-from threed.distill.exemplars import Exemplars
+from threed.distill.exemplars import Exemplars, overlaps, packed
 from threed.distill.lift import EXTENT
 from threed.distill.ranker import Ranker, beside
 from threed.renderers.camera import Cameras, framing
@@ -34,10 +36,11 @@ UNLIKELY = 5.0  # nor any that is so many times less likely, as a logarithm
 AROUND = (5.0, 7.0), (2.5, 3.5)  # degrees of azimuth and elevation, around the best
 FEW = 96  # exemplars that are looked at again
 COARSE, FINE = 40, 64  # pixels a side
-COLOUR, LIFTED, BELIEVED, TURNED = 0.5, 0.08, 0.016, 0.05  # weights, against that of the outlines
-RANKED_LIFTED, RANKED_BELIEVED = 0.08, 0.016  # weights, against that of what the ranker says
-BETTER = 0.05  # what an exemplar's score may lack of that of the lift's own volume
-STRANGE = 0.17  # how far apart its colours may be
+COLOUR, LIFTED, BELIEVED, TURNED, RANKED = 0.5, 0.08, 0.016, 0.05, 1.0  # weights, against that of the outlines
+UNSURE = 0.03  # of worth: what is worth so much less is e times less likely to be the truth
+FOLLOWED = 0.8  # overlap of the outlines of what may yet take on the picture's
+STRANGE = 0.17  # how far apart the colours of others may be
+MADE = 0.15  # what the lift's own volume seems worth too much, which has the picture's outline and colours anyway
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Views:
         """One camera, whatever the exemplars' fronts."""
         return Views(torch.full((4,), azimuth), torch.full((4,), elevation), torch.arange(4))
 
-    def __getitem__(self, index: Int[Tensor, "M"]) -> Views:
+    def __getitem__(self, index: Tensor) -> Views:
         return Views(self.azimuth[index], self.elevation[index], self.turns[index])
 
     def resemblance(self, overlap: Float[Tensor, "*B K"], apart: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
@@ -88,7 +91,7 @@ class Sighted:
     overlap: Float[Tensor, "N"]  # of the outlines, intersection over union
     apart: Float[Tensor, "N"]  # root mean square of the colours' differences where they overlap, in the best light
 
-    def __getitem__(self, index: Int[Tensor, "M"]) -> Sighted:
+    def __getitem__(self, index: Tensor) -> Sighted:
         return Sighted(**{name: value[index] for name, value in vars(self).items()})
 
     @staticmethod
@@ -109,6 +112,11 @@ class Recalled:
     elevation: float
     overlap: float  # of the outlines
     apart: float  # root mean square of the colours' differences
+
+    @property
+    def followed(self) -> bool:
+        """Whether its outline is to be made the picture's; of others, which are thin, little would stay."""
+        return self.overlap >= FOLLOWED
 
 
 @dataclass(frozen=True)
@@ -149,20 +157,15 @@ class Search:
         return Sighted(rows, view, views[view], score, overlap[every, view], apart[every, view])
 
     def worth(self, seen: Sighted) -> Float[Tensor, "N"]:
-        """How good guesses exemplars are: to the ranker, if there is one, and as far as they are likely otherwise."""
+        """How good guesses exemplars are: as far as they resemble the picture, and by what the ranker says of them."""
         if self.ranker is None:
             return seen.score
-        alike = self.alike[seen.views.turns, seen.rows]
-        return self.right(seen) + RANKED_LIFTED * alike + RANKED_BELIEVED * seen.views.likely(self.belief)
-
-    def right(self, seen: Sighted) -> Float[Tensor, "N"]:
-        """What the ranker says of them."""
-        assert self.ranker is not None
         size, cameras = self.ranker.config.size, seen.views.cameras(self.fov)
         drawn, toward = ops(torch.device("cpu")).draw_balls(self.exemplars.balls, seen.rows, cameras, size, EXTENT)
         picture = Picture.of(self.small, size)
         rgb, inside = picture.rgb.expand(len(drawn), -1, -1, -1), picture.inside.expand(len(drawn), -1, -1)
-        return self.ranker(*beside(rgb, inside, drawn, toward, seen.views.turns > 0)).sigmoid()
+        right = self.ranker(*beside(rgb, inside, drawn, toward, seen.views.turns > 0)).sigmoid()
+        return seen.score + RANKED * right
 
     def own(self, lifted: Voxels, elevation: float | None) -> tuple[Search, Sighted]:
         """What the lift makes of the picture as the only exemplar, from where it was made."""
@@ -187,22 +190,38 @@ def recalled(
     None if what the lift made is the better guess.
     """
     search = Search(exemplars, ranker, belief, alike(exemplars, lifted), small, fov)
-    seen, worth = likest(search, likely(belief, elevation), elevation is None)
-    row, turns, apart = int(seen.rows), int(seen.views.turns), float(seen.apart)
+    tilted = elevation is None
+    near = nearer(search, likely(belief, elevation), tilted)
     if lifted is not None:
-        own, where = search.own(lifted, elevation)
-        if apart > STRANGE or worth < own.worth(where) - BETTER:
+        near = near[(near.apart <= STRANGE) | (near.overlap >= FOLLOWED)]
+        if not len(near.rows):
             return None
+    place = expected(search, near, lifted, elevation).argmax()
+    if place == len(near.rows):
+        return None
+    seen = search.looked(near.rows[place[None]], near.views.around(int(place), AROUND[1], tilted), FINE)
+    row, turns = int(seen.rows), int(seen.views.turns)
     voxels = exemplars[row]
     turned = replace(voxels, distance=voxels.distance.rot90(turns, (0, 2)), colour=voxels.colour.rot90(turns, (0, 2)))
-    return Recalled(turned, row, float(seen.views.azimuth), float(seen.views.elevation), float(seen.overlap), apart)
+    return Recalled(
+        turned, row, float(seen.views.azimuth), float(seen.views.elevation), float(seen.overlap), float(seen.apart)
+    )
 
 
-def likest(search: Search, views: Views, tilted: bool) -> tuple[Sighted, float]:
-    """The best exemplar from any of these views and from around the best of them, and what it is worth."""
-    near = nearer(search, views, tilted)
-    worth, place = search.worth(near).max(0)
-    return search.looked(near.rows[place[None]], near.views.around(int(place), AROUND[1], tilted), FINE), float(worth)
+def expected(search: Search, near: Sighted, lifted: Voxels | None, elevation: float | None) -> Float[Tensor, "N"]:
+    """How much of exemplars, and of what the lift made after them, will be right, where one of them is the truth.
+
+    What is likely may be like nothing else that is; what has most in common with all that is likely is the better guess
+    (minimum Bayes risk, as in Kumar and Byrne 2004, aclanthology.org/N04-1022).
+    """
+    worth = search.worth(near)
+    solid = [search.exemplars.turned(*each) for each in zip(near.rows.tolist(), near.views.turns.tolist(), strict=True)]
+    if lifted is not None:
+        own, seen = search.own(lifted, elevation)
+        worth = torch.cat([worth, own.worth(seen) - MADE])
+        solid.append(lifted.occupied.numpy())
+    bits = packed(np.stack(solid))
+    return overlaps(bits, bits) @ (worth / UNSURE).softmax(0)
 
 
 def nearer(search: Search, views: Views, tilted: bool) -> Sighted:
