@@ -40,6 +40,7 @@ COLOUR, LIFTED, BELIEVED, TURNED, RANKED = 0.5, 0.08, 0.016, 0.05, 1.0  # weight
 UNSURE = 0.03  # of worth: what is worth so much less is e times less likely to be the truth
 FOLLOWED = 0.8  # overlap of the outlines of what may yet take on the picture's
 STRANGE = 0.17  # how far apart the colours of others may be
+ITSELF = 0.2  # weight of what one is worth by itself, against that of what it has in common with the others
 MADE = 0.15  # what the lift's own volume seems worth too much, which has the picture's outline and colours anyway
 
 
@@ -212,7 +213,8 @@ def expected(search: Search, near: Sighted, lifted: Voxels | None, elevation: fl
     """How much of exemplars, and of what the lift made after them, will be right, where one of them is the truth.
 
     What is likely may be like nothing else that is; what has most in common with all that is likely is the better guess
-    (minimum Bayes risk, as in Kumar and Byrne 2004, aclanthology.org/N04-1022).
+    (minimum Bayes risk, as in Kumar and Byrne 2004, aclanthology.org/N04-1022). Of those that have as much in common,
+    as have volumes in several colours, it is the one that is worth more.
     """
     worth = search.worth(near)
     solid = [search.exemplars.turned(*each) for each in zip(near.rows.tolist(), near.views.turns.tolist(), strict=True)]
@@ -221,7 +223,7 @@ def expected(search: Search, near: Sighted, lifted: Voxels | None, elevation: fl
         worth = torch.cat([worth, own.worth(seen) - MADE])
         solid.append(lifted.occupied.numpy())
     bits = packed(np.stack(solid))
-    return overlaps(bits, bits) @ (worth / UNSURE).softmax(0)
+    return overlaps(bits, bits) @ (worth / UNSURE).softmax(0) + ITSELF * worth
 
 
 def nearer(search: Search, views: Views, tilted: bool) -> Sighted:
