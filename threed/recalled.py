@@ -36,12 +36,12 @@ UNLIKELY = 5.0  # nor any that is so many times less likely, as a logarithm
 AROUND = (5.0, 7.0), (2.5, 3.5)  # degrees of azimuth and elevation, around the best
 FEW = 96  # exemplars that are looked at again
 COARSE, FINE = 40, 64  # pixels a side
-COLOUR, LIFTED, BELIEVED, TURNED, RANKED = 0.5, 0.08, 0.016, 0.05, 1.0  # weights, against that of the outlines
-UNSURE = 0.03  # of worth: what is worth so much less is e times less likely to be the truth
+COLOUR, LIFTED, BELIEVED, TURNED, RANKED = 0.5, 0.08, 0.016, 0.05, 1.5  # weights, against that of the outlines
+UNSURE = 0.05  # of worth: what is worth so much less is e times less likely to be the truth
 FOLLOWED = 0.8  # overlap of the outlines of what may yet take on the picture's
 STRANGE = 0.17  # how far apart the colours of others may be
-ITSELF = 0.2  # weight of what one is worth by itself, against that of what it has in common with the others
-MADE = 0.15  # what the lift's own volume seems worth too much, which has the picture's outline and colours anyway
+ITSELF = 0.3  # weight of what one is worth by itself, against that of what it has in common with the others
+MADE = 0.2  # what the lift's own volume seems worth too much, which has the picture's outline and colours anyway
 
 
 @dataclass(frozen=True)

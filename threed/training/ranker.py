@@ -80,9 +80,9 @@ class RankerLoss:
         pictures = small(framed(photographed(torch.cat([shaded, alpha], dim=1), generator)), size)
         row, turns = self.some(asset, view, random)
         camera = cache.cameras[seen, view, :2]
-        drawings = (each.to(device) for each in self.seen(row, turns, camera, size, random))
-        beside_them = (each.repeat_interleave(TOGETHER, dim=0) for each in pictures)
-        shown, told = beside(*beside_them, *drawings, turns.flatten().to(device) > 0)
+        drawn, toward = (each.to(device) for each in self.seen(row, turns, camera, size, random))
+        rgb, inside = (each.repeat_interleave(TOGETHER, dim=0) for each in pictures)
+        shown, told = beside(rgb, inside, drawn, toward, turns.flatten().to(device) > 0)
         mirrored, colours = (each.repeat_interleave(TOGETHER, dim=0) for each in variants(samples, random, device))
         rgb, alpha, other, rest = shown.split([3, 1, 3, 2], dim=1)
         shown = torch.cat([exchanged(rgb, colours), alpha, exchanged(other, colours), rest], dim=1)
