@@ -141,7 +141,7 @@ def sheet(network: Ranker, loss: RankerLoss, count: int = 6, seed: int = 0) -> b
     order = network(drawn.shown, drawn.told).view_as(drawn.overlap).argsort(1, descending=True)
     shown = drawn.shown.unflatten(0, drawn.overlap.shape).movedim(2, -1)
     white = torch.cat([each[..., :3] + 1 - each[..., 3:] for each in (shown[:, :1, ..., :4], shown[..., 4:8])], dim=1)
-    place = torch.arange(count)[:, None]
+    place = torch.arange(count, device=device)[:, None]
     tiles = torch.cat([white[:, :1], white[:, 1:][place, order]], dim=1).cpu()
     right = torch.cat([torch.zeros(count, 1), drawn.overlap[place, order].cpu()], dim=1)
     bar = torch.arange(size) < right[..., None] * size
