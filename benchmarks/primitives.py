@@ -1,9 +1,9 @@
-"""The primitives of volume rendering: numba or CUDA against the PyTorch reference and against what memory allows.
+"""The primitives of volume rendering and of balls: numba or CUDA against the PyTorch reference, and memory's limit.
 
     python benchmarks/primitives.py [cuda]
 
-The floor of the hash grid is one random read and one
-random addition of a table entry for every corner of every cell, and nothing else.
+The floor of the hash grid is one random read and one random addition of a table entry for every corner of every cell,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from threed.renderers import torch_ops
 from threed.renderers.camera import orbit
-from threed.renderers.ops import HashGrid, ops
+from threed.renderers.ops import Balls, HashGrid, ops
 
 POINTS, ROUNDS = 2**17, 7
 GRID = HashGrid(levels=8, features=2, log2_table=15)
@@ -119,9 +119,31 @@ def rays(generator: torch.Generator) -> dict[str, Callable[[], object]]:
     }
 
 
+def balls(generator: torch.Generator) -> dict[str, Callable[[], object]]:
+    """Sixteen objects of 700 balls from eight cameras, 40 x 40 pixels, as a picture is compared with exemplars."""
+    objects, parts, size, extent = 16, 700, 40, 0.78
+    centre = 0.6 * (2 * torch.rand(objects * parts, 3, generator=generator) - 1)
+    colour = torch.randint(0, 256, centre.shape, generator=generator, dtype=torch.uint8)
+    begin, radius = torch.arange(objects + 1) * parts, torch.full((len(centre),), 0.04)
+    things = Balls(*(each.to(DEVICE) for each in (begin, centre, radius, colour)))
+    rows, cameras = torch.arange(objects, device=DEVICE), orbit(8).to(DEVICE)
+    rgb = torch.rand(size, size, 3, generator=generator).to(DEVICE)
+    inside = torch.rand(size, size, generator=generator).to(DEVICE) < 0.5
+    every = torch.arange(8, device=DEVICE).repeat(objects)
+
+    def draw_balls(backend: object) -> Callable[[], object]:
+        return lambda: backend.draw_balls(things, rows.repeat_interleave(8), cameras[every], size, extent)
+
+    def likeness(backend: object) -> Callable[[], object]:
+        return lambda: backend.likeness(things, rows, cameras, rgb, inside, extent)
+
+    whats = (draw_balls, likeness)
+    return {f"{what.__name__} / {name}": what(backend) for what in whats for backend, name in NAMES.items()}
+
+
 def main() -> None:
     generator = torch.Generator().manual_seed(0)
-    tasks = hash_grid(generator) | normals(generator) | rays(generator)
+    tasks = hash_grid(generator) | normals(generator) | rays(generator) | balls(generator)
     seconds = timed(tasks, ROUNDS)
     best = {name.split(" / ")[0]: name for name in reversed(seconds) if name.endswith((NAMES[OURS], "analytic"))}
     rows = told(seconds, lambda name: best[name.split(" / ")[0]], f"{POINTS} points, {ROUNDS} rounds")
