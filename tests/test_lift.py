@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import tiny_pairs
 import torch
 from safetensors.torch import load_file
 from tiny_assets import box
@@ -16,9 +17,8 @@ from threed.hull import projected as seen_by
 from threed.renderers import surface
 from threed.renderers.voxels import TRUNCATION, span, voxelise
 from threed.training.lift import NEAR, LiftLoss, apart, fresh, sheet, standing, write
-from threed.training.pairs import Pairs
-from threed.training.views_cache import Cache, Shots
-from threed.training.volumes import Lattice, Volumes
+from threed.training.views_cache import Shots
+from threed.training.volumes import Lattice
 
 SMALL = LiftConfig(resolution=16, size=16, flat=(8, 8, 16), told=8, solid=(8, 16))
 EXTENTS = (2.0, 0.5, 0.7), (0.6, 1.5, 1.0)
@@ -44,26 +44,7 @@ def loss():
     seen = [surface.render(asset, cameras, 48, 48) for asset in assets]
     solid = [voxelise(asset, lattice.resolution) for asset in assets]
 
-    def bytes_of(pictures):
-        return (torch.stack(pictures).movedim(-1, 2) * 255).round().byte()
-
-    captions = ("a box",), ("a crate",)
-    cache = Cache(
-        captions,
-        bytes_of([each.albedo for each in seen]),
-        bytes_of([(each.normal + each.alpha) / 2 for each in seen]),
-        bytes_of([each.alpha for each in seen])[:, :, 0],
-        torch.zeros(2, 4, 3, dtype=torch.uint8),
-        torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov_y], dim=1).expand(2, -1, -1),
-        {},
-    )
-    volumes = Volumes(
-        captions,
-        torch.stack([(each.distance * (127 / TRUNCATION)).round().char() for each in solid]),
-        torch.stack([(each.colour * 255).round().byte() for each in solid]),
-        {},
-    )
-    return LiftLoss.of(Pairs(volumes, cache, torch.tensor([[0, 0], [1, 1]]).numpy()))
+    return LiftLoss.of(tiny_pairs.pairs(solid, seen, cameras))
 
 
 def test_voxels_are_seen_where_cameras_see_them():

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import tiny_pairs
 import torch
 from safetensors.torch import load_file
 from tiny_exemplars import BOXES, COLOURS, solid
@@ -16,13 +17,11 @@ from threed.distill.ranker import RankerConfig, beside
 from threed.recalled import Views
 from threed.renderers import surface
 from threed.renderers.ops import ops
-from threed.renderers.voxels import TRUNCATION
 from threed.training import candidates as searching
 from threed.training.candidates import CAMERAS, FOV, KEPT, Candidates, candidates, nearest
-from threed.training.pairs import Pairs, facing, quarters
+from threed.training.pairs import facing, quarters
 from threed.training.ranker import TOGETHER, RankerLoss, fresh, sheet, write
-from threed.training.views_cache import Cache, Shots
-from threed.training.volumes import Volumes
+from threed.training.views_cache import Shots
 
 SMALL = RankerConfig(size=16, width=8, hidden=8)
 SHOTS = Shots(views=8, size=48, supersample=1, elevation=(5.0, 30.0))
@@ -40,26 +39,7 @@ def pairs():
     things = [coloured(each) for each in solids]
     seen = [surface.render(thing.mesh, cameras, 48, 48, albedo=thing.albedo) for thing in things]
 
-    def bytes_of(pictures):
-        return (torch.stack(pictures).movedim(-1, 2) * 255).round().byte()
-
-    count, captions = len(solids), (("a thing",),) * len(solids)
-    cache = Cache(
-        captions,
-        bytes_of([each.albedo for each in seen]),
-        bytes_of([(each.normal + each.alpha) / 2 for each in seen]),
-        bytes_of([each.alpha for each in seen])[:, :, 0],
-        torch.zeros(count, 4, 3, dtype=torch.uint8),
-        torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov_y], dim=1).expand(count, -1, -1),
-        {},
-    )
-    volumes = Volumes(
-        captions,
-        torch.stack([(each.distance * (127 / TRUNCATION)).round().char() for each in solids]),
-        torch.stack([(each.colour * 255).round().byte() for each in solids]),
-        {},
-    )
-    return Pairs(volumes, cache, torch.arange(count)[:, None].expand(-1, 2).numpy())
+    return tiny_pairs.pairs(solids, seen, cameras)
 
 
 def known(pairs):

@@ -136,7 +136,7 @@ def test_the_ranker_is_listened_to():
 
 def test_what_has_most_in_common_with_all_that_is_likely_is_expected_to_be_right(known):
     """By hand; and of three that are nearly as likely, one of two that are alike, though the third is the likeliest."""
-    alike = [solid(BOXES[1], COLOURS[1]), solid(((*BOXES[1], ((-7, 0, -3), (7, 2, 7))))[:3], COLOURS[1])]
+    alike = [solid(boxes, COLOURS[1]) for boxes in (BOXES[1], (*BOXES[1], ((-7, 0, -3), (7, 2, 7))))]
     exemplars = Exemplars.of([solid(BOXES[3], COLOURS[1]), *alike])
     search = Search(exemplars, None, belief(), torch.zeros(4, 3), picture(known[1], 10.0, 15.0), 40.0)
     views = Views(torch.full((3,), 10.0), torch.full((3,), 15.0), torch.tensor([1, 0, 0]))

@@ -70,10 +70,6 @@ class Views:
         """How much exemplars resemble a picture, from every view."""
         return overlap - COLOUR * apart - TURNED * (self.turns > 0)
 
-    def likely(self, belief: Belief) -> Float[Tensor, "K"]:
-        """Logarithms of how likely they are."""
-        return belief.likely(self.azimuth, self.elevation)
-
     def around(self, view: int, steps: tuple[float, float], tilted: bool) -> Views:
         """One of them, and those a step to the side of it, or above and below it where the elevation may be another."""
         steps_up = [-steps[1], 0.0, steps[1]] if tilted else [0.0]
@@ -152,7 +148,8 @@ class Search:
         overlap, apart = cpu.likeness(
             self.exemplars.balls, rows, views.cameras(self.fov), picture.rgb, picture.inside, EXTENT
         )
-        known = LIFTED * self.alike[views.turns][:, rows].T + BELIEVED * views.likely(self.belief)
+        likely = BELIEVED * self.belief.likely(views.azimuth, views.elevation)
+        known = LIFTED * self.alike[views.turns][:, rows].T + likely
         score, view = (views.resemblance(overlap, apart) + known).max(1)
         every = torch.arange(len(rows))
         return Sighted(rows, view, views[view], score, overlap[every, view], apart[every, view])

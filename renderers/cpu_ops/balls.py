@@ -66,9 +66,7 @@ def _picture(
             continue
         seen = np.empty((high - low, 4), np.float32)
         nearest, whose = np.empty((size, size), np.float32), np.empty((size, size), np.int64)
-        _project(centre, radius, low, high, rotation[n], lens[n], seen)
-        _frame(seen, extent, size)
-        _draw(seen, nearest, whose)
+        _see(centre, radius, low, high, rotation[n], lens[n], extent, seen, nearest, whose)
         for y in range(size):
             for x in range(size):
                 if whose[y, x] >= 0:
@@ -99,9 +97,7 @@ def _compare(
         seen = np.empty((high - low, 4), np.float32)
         nearest, whose = np.empty((size, size), np.float32), np.empty((size, size), np.int64)
         for k in range(len(rotation)):
-            _project(centre, radius, low, high, rotation[k], lens[k], seen)
-            _frame(seen, extent, size)
-            _draw(seen, nearest, whose)
+            _see(centre, radius, low, high, rotation[k], lens[k], extent, seen, nearest, whose)
             for y in range(size):
                 for x in range(size):
                     ball = whose[y, x]
@@ -114,6 +110,25 @@ def _compare(
                             found[n, k, 4] += shown * shown
                     if ball >= 0 or inside[y, x]:
                         found[n, k, 1] += 1
+
+
+@kernel()
+def _see(
+    centre: Any,
+    radius: Any,
+    low: int,
+    high: int,
+    rotation: Any,
+    lens: Any,
+    extent: float,
+    seen: Any,
+    nearest: Any,
+    whose: Any,
+) -> None:
+    """Which ball of an object every pixel of the frame sees, -1 for none, and how far toward the camera."""
+    _project(centre, radius, low, high, rotation, lens, seen)
+    _frame(seen, extent, len(whose))
+    _draw(seen, nearest, whose)
 
 
 @kernel()

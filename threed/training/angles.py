@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threed import disk
 from threed.distill.angles import (
     AZIMUTHS,
     BIN,
@@ -28,8 +26,9 @@ from threed.distill.angles import (
 from threed.distill.conditions import reference_picture
 from threed.pictures import png
 from threed.pictures import sheet as paper
+from threed.training import networks
 from threed.training.views import host
-from threed.training.views_batch import lamps, lit, look, photographed
+from threed.training.views_batch import look, photographed, shaded
 from threed.training.views_cache import Cache
 
 EXTENT = 0.78  # of the frame's side, the longer side of an object: what `threed.cutout` frames it to
@@ -61,8 +60,7 @@ class AnglesLoss:
         exchanged = torch.rand(samples, 1, generator=generator, device=device) < 0.5
         colours = torch.where(exchanged, colours, torch.arange(3, device=device))
         albedo = albedo.gather(1, colours[:, :, None, None].expand_as(albedo))
-        shaded = albedo * lit(normal, *lamps(samples, 1.0, 0.35, generator))
-        picture = photographed(framed(torch.cat([shaded, alpha], dim=1)), generator)
+        picture = photographed(framed(torch.cat([shaded(albedo, normal, generator), alpha], dim=1)), generator)
         picture = reference_picture(*picture.split([3, 1], dim=1))
         mirrored = torch.rand(samples, generator=generator, device=device) < 0.5
         picture = torch.where(mirrored[:, None, None, None], picture.flip(3), picture)
@@ -107,9 +105,7 @@ def outline(alpha: Float[Tensor, "N 1 H W"]) -> tuple[Float[Tensor, "N"], Float[
 
 def fresh(config: AnglesConfig, seed: int) -> Angles:
     """An untrained network, which knows nothing."""
-    with torch.random.fork_rng(devices=[]):  # torch.nn knows no generators
-        torch.manual_seed(seed)
-        angles = Angles(config)
+    angles = networks.seeded(partial(Angles, config), seed)
     nn.init.zeros_(angles.tell.weight)
     nn.init.zeros_(angles.tell.bias)
     return angles
@@ -136,7 +132,4 @@ def sheet(network: Angles, loss: AnglesLoss, count: int = 8, seed: int = 0) -> b
 
 def write(folder: Path, angles: Angles) -> None:
     """Put it into a prior's folder, in bfloat16. Raises OSError."""
-    (folder / "angles").mkdir(parents=True, exist_ok=True)
-    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in angles.state_dict().items()}
-    disk.write(folder / "angles" / "config.json", (json.dumps(asdict(angles.config), indent=1) + "\n").encode())
-    disk.write(folder / "angles" / "model.safetensors", save(kept, {"format": "pt"}))
+    networks.write(folder / "angles", angles)

@@ -24,7 +24,7 @@ from threed.renderers.alike import compared, judged
 from threed.renderers.ops import ops
 from threed.training.angles import framed
 from threed.training.pairs import Pairs
-from threed.training.views_batch import lamps, lit, look
+from threed.training.views_batch import look, shaded
 
 CAMERAS = torch.cartesian_prod(torch.arange(-40.0, 41.0, 10.0), torch.arange(-10.0, 41.0, 12.5))  # degrees
 MISJUDGED = torch.tensor([5.0, 4.0])  # degrees of azimuth and elevation, usually
@@ -87,8 +87,7 @@ def photographs(
 ) -> tuple[Float[Tensor, "P S S 3"], Bool[Tensor, "P S S"]]:
     """Lit and framed, and where the object is."""
     albedo, normal, alpha = look(pairs.cache, pairs.rows[asset, 1], view, torch.device("cpu"))
-    shaded = albedo * lit(normal, *lamps(len(asset), 1.0, 0.35, generator))
-    return small(framed(torch.cat([shaded, alpha], dim=1)), SIZE)
+    return small(framed(torch.cat([shaded(albedo, normal, generator), alpha], dim=1)), SIZE)
 
 
 def small(picture: Float[Tensor, "P 4 H W"], size: int) -> tuple[Float[Tensor, "P S S 3"], Bool[Tensor, "P S S"]]:

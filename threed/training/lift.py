@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from threed import disk
 from threed.distill.conditions import reference_picture
 from threed.distill.lift import EXTENT, ROOM, Lift, LiftConfig, before, laid_out, lattice
 from threed.distill.start import voxels_of
 from threed.pictures import png
 from threed.pictures import sheet as paper
 from threed.renderers.voxels import TRUNCATION, span
+from threed.training import networks
 from threed.training.angles import framed, outline
 from threed.training.pairs import Pairs, facing, quarters
 from threed.training.start import drawn
 from threed.training.views import host
-from threed.training.views_batch import exchanged, lamps, lit, look, moved, photographed, variants
+from threed.training.views_batch import exchanged, look, moved, photographed, shaded, variants
 
 NEAR = 1.5  # voxels: distances count up to there, and colours of what is nearer
 FAR = 0.1  # weight of voxels that are far outside, which are most
@@ -75,8 +74,7 @@ class LiftLoss:
         mirrored, colours = variants(samples, random, device)
         albedo, normal, alpha = look(cache, seen, view, device)
         albedo = exchanged(albedo, colours)
-        shaded = albedo * lit(normal, *lamps(samples, 1.0, 0.35, generator))
-        picture = framed(photographed(torch.cat([shaded, alpha], dim=1), generator))
+        picture = framed(photographed(torch.cat([shaded(albedo, normal, generator), alpha], dim=1), generator))
         picture = reference_picture(*picture.split([3, 1], dim=1))
         picture = torch.where(mirrored[:, None, None, None], picture.flip(3), picture)
 
@@ -140,9 +138,7 @@ def apart(found: Float[Tensor, "B G G G"], truth: Float[Tensor, "B G G G"]) -> F
 
 def fresh(config: LiftConfig, seed: int) -> Lift:
     """An untrained network."""
-    with torch.random.fork_rng(devices=[]):  # torch.nn knows no generators
-        torch.manual_seed(seed)
-        return laid_out(Lift(config))
+    return laid_out(networks.seeded(partial(Lift, config), seed))
 
 
 @torch.no_grad()
@@ -159,7 +155,4 @@ def sheet(network: Lift, loss: LiftLoss, count: int = 6, size: int = 128, seed: 
 
 def write(folder: Path, lift: Lift) -> None:
     """Put it into a prior's folder, in bfloat16. Raises OSError."""
-    (folder / "lift").mkdir(parents=True, exist_ok=True)
-    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in lift.state_dict().items()}
-    disk.write(folder / "lift" / "config.json", (json.dumps(asdict(lift.config), indent=1) + "\n").encode())
-    disk.write(folder / "lift" / "model.safetensors", save(kept, {"format": "pt"}))
+    networks.write(folder / "lift", lift)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from threed import disk
 from threed.distill.angles import within_quarter
 from threed.distill.exemplars import Exemplars
 from threed.distill.lift import EXTENT
@@ -23,11 +21,12 @@ from threed.pictures import png
 from threed.pictures import sheet as paper
 from threed.recalled import Views
 from threed.renderers.ops import ops
+from threed.training import networks
 from threed.training.angles import framed
 from threed.training.candidates import FOV, MISJUDGED, Candidates, small
 from threed.training.pairs import Pairs, quarters
 from threed.training.views import host
-from threed.training.views_batch import exchanged, lamps, lit, look, photographed, variants
+from threed.training.views_batch import exchanged, look, photographed, shaded, variants
 
 TOGETHER = 8  # exemplars of a picture that are compared with one another
 WORSE = 0.5  # how often they are any of the candidates, and not the best
@@ -76,8 +75,8 @@ class RankerLoss:
         volume, seen = self.pairs.rows[asset].T
         view = random.integers(0, cache.albedo.shape[1], samples)
         albedo, normal, alpha = look(cache, seen, view, device)
-        shaded = albedo * lit(normal, *lamps(samples, 1.0, 0.35, generator))
-        pictures = small(framed(photographed(torch.cat([shaded, alpha], dim=1), generator)), size)
+        taken = photographed(torch.cat([shaded(albedo, normal, generator), alpha], dim=1), generator)
+        pictures = small(framed(taken), size)
         row, turns = self.some(asset, view, random)
         camera = cache.cameras[seen, view, :2]
         drawn, toward = (each.to(device) for each in self.seen(row, turns, camera, size, random))
@@ -128,9 +127,7 @@ class RankerLoss:
 
 def fresh(config: RankerConfig, seed: int) -> Ranker:
     """An untrained network."""
-    with torch.random.fork_rng(devices=[]):  # torch.nn knows no generators
-        torch.manual_seed(seed)
-        return Ranker(config)
+    return networks.seeded(partial(Ranker, config), seed)
 
 
 @torch.no_grad()
@@ -151,7 +148,4 @@ def sheet(network: Ranker, loss: RankerLoss, count: int = 6, seed: int = 0) -> b
 
 def write(folder: Path, ranker: Ranker) -> None:
     """Put it into a prior's folder, in bfloat16. Raises OSError."""
-    (folder / "ranker").mkdir(parents=True, exist_ok=True)
-    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in ranker.state_dict().items()}
-    disk.write(folder / "ranker" / "config.json", (json.dumps(asdict(ranker.config), indent=1) + "\n").encode())
-    disk.write(folder / "ranker" / "model.safetensors", save(kept, {"format": "pt"}))
+    networks.write(folder / "ranker", ranker)

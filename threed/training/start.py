@@ -7,16 +7,14 @@ wordings, so that a step only draws and adds noise. A share of every batch is sh
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float16, Int
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from threed import disk
@@ -30,6 +28,7 @@ from threed.renderers.mesh import Asset, Material
 from threed.renderers.read import normalised
 from threed.renderers.voxels import Voxels
 from threed.train import seeded
+from threed.training import networks
 from threed.training.captions import vary
 from threed.training.pairs import Pairs
 from threed.training.recolour import draw
@@ -242,8 +241,5 @@ def drawn(voxels: Voxels, size: int) -> Float[Tensor, "H W 3"]:
 
 def write(folder: Path, start: Start, words: Iterable[str]) -> None:
     """Put it into a prior's folder, in bfloat16, with the words that it was taught. Raises OSError."""
-    (folder / "start").mkdir(parents=True, exist_ok=True)
-    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in start.state_dict().items()}
-    disk.write(folder / "start" / "config.json", (json.dumps(asdict(start.config), indent=1) + "\n").encode())
+    networks.write(folder / "start", start)
     disk.write(folder / "start" / "words.txt", "".join(f"{word}\n" for word in sorted(set(words))).encode())
-    disk.write(folder / "start" / "model.safetensors", save(kept, {"format": "pt"}))

@@ -7,23 +7,22 @@ channels exchanged.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from threed import disk
 from threed.distill.start import Start, guided, voxels_of
 from threed.distill.text import Text
 from threed.distill.upsampler import Upsampler, UpsamplerConfig, interpolated, laid_out
 from threed.pictures import png
 from threed.pictures import sheet as paper
+from threed.training import networks
 from threed.training.pairs import facing
 from threed.training.start import chance, drawn
 from threed.training.volumes import Volumes
@@ -134,9 +133,7 @@ def cropped(
 
 def fresh(config: UpsamplerConfig, seed: int) -> Upsampler:
     """An untrained network, which interpolates."""
-    with torch.random.fork_rng(devices=[]):  # torch.nn knows no generators
-        torch.manual_seed(seed)
-        return laid_out(Upsampler(config))
+    return laid_out(networks.seeded(partial(Upsampler, config), seed))
 
 
 @torch.no_grad()
@@ -151,7 +148,4 @@ def sheet(network: Upsampler, loss: UpsamplerLoss, count: int = 6, size: int = 1
 
 def write(folder: Path, upsampler: Upsampler) -> None:
     """Put it into a prior's folder, in bfloat16. Raises OSError."""
-    (folder / "upsampler").mkdir(parents=True, exist_ok=True)
-    kept = {name: value.detach().cpu().bfloat16().contiguous() for name, value in upsampler.state_dict().items()}
-    disk.write(folder / "upsampler" / "config.json", (json.dumps(asdict(upsampler.config), indent=1) + "\n").encode())
-    disk.write(folder / "upsampler" / "model.safetensors", save(kept, {"format": "pt"}))
+    networks.write(folder / "upsampler", upsampler)

@@ -289,8 +289,15 @@ def photographs(
     generator: torch.Generator,
 ) -> Float[Tensor, "N 4 H W"]:
     """What a network is shown of photographs of these: RGB in [-1, 1] times alpha, and alpha."""
-    shaded = albedo * lit(normal, *lamps(len(albedo), 1.0, 0.35, generator))
-    return reference_picture(*photographed(torch.cat([shaded, alpha], dim=1), generator).split([3, 1], dim=1))
+    lit_up = torch.cat([shaded(albedo, normal, generator), alpha], dim=1)
+    return reference_picture(*photographed(lit_up, generator).split([3, 1], dim=1))
+
+
+def shaded(
+    albedo: Float[Tensor, "N 3 H W"], normal: Float[Tensor, "N 3 H W"], generator: torch.Generator
+) -> Float[Tensor, "N 3 H W"]:
+    """In the light of a photograph, that of each from elsewhere."""
+    return albedo * lit(normal, *lamps(len(albedo), 1.0, 0.35, generator))
 
 
 def photographed(
